@@ -1,0 +1,127 @@
+"""The contract of every classification loss (seam 6) and every box loss (seam 7)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Head = Literal["roi", "dense", "query"]
+
+
+class ClassificationLoss(nn.Module, ABC):
+    """A loss over class logits that also says what classifier it needs and how its logits become scores.
+
+    A subclass writes :meth:`row_losses` and :meth:`scores`; weights, normalisers and the decision whether running
+    state may change are handled here, once for all.
+
+    Shapes:
+        logits (N, :attr:`num_logits`), floating point; labels (N,) int64 in 0..C, where C = ``num_classes`` is the
+        background; weight (N,) >= 0, 0 = ignored row; class_mask (N, C) bool, False = this class takes no part in
+        this row (federated or unselected labels).
+
+    Attributes:
+        heads: where the loss makes sense: ``"roi"`` (second stage of R-CNN), ``"dense"`` (anchors of a one-stage
+            detector), ``"query"`` (DETR).
+        classifiers: names of the classifiers it may be paired with.
+    """
+
+    heads: ClassVar[frozenset[str]] = frozenset({"roi"})
+    classifiers: ClassVar[frozenset[str]] = frozenset({"linear", "cosine", "normed_linear"})
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+
+    @property
+    def num_logits(self) -> int:
+        """Outputs the classifier must have. C + 1 unless the loss says otherwise."""
+        return self.num_classes + 1
+
+    @property
+    def bias_prior(self) -> float | None:
+        """Value the classifier's bias starts from, or None for its own default."""
+        return None
+
+    @abstractmethod
+    def row_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        class_mask: Tensor | None = None,
+        update_state: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Loss of every row, shape (N,), before weight and normaliser. Running state changes only if
+        ``update_state``; random subsampling uses ``generator``, and does not happen where it is None."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores in [0, 1], shape (N, C + 1), background last. Rows need not sum to 1."""
+
+    def normaliser(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
+        """What the sum of the row losses is divided by: rows with positive weight, at least 1, unless the method's
+        paper divides by something else."""
+        if weight is None:
+            return float(max(labels.shape[0], 1))
+        return (weight > 0).sum().clamp(min=1)
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every row, (N,), without subsampling and without touching state."""
+        return self.row_losses(logits, labels)
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        weight: Tensor | None = None,
+        class_mask: Tensor | None = None,
+        normaliser: Tensor | float | None = None,
+        update_state: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Scalar loss. ``normaliser=None`` is the paper's own; ``update_state=None`` follows ``self.training``."""
+        update = self.training if update_state is None else update_state
+        rows = self.row_losses(
+            logits, labels, class_mask=class_mask, update_state=update, generator=generator
+        )
+        if weight is not None:
+            # where, not a product: an ignored row may hold an infinite loss
+            rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))
+        return rows.sum() / (self.normaliser(labels, weight) if normaliser is None else normaliser)
+
+
+class BoxLoss(nn.Module, ABC):
+    """A loss between predicted and target boxes.
+
+    ``space`` says what it is given: ``"deltas"``, encoded offsets (dx, dy, dw, dh), or ``"boxes"``, corners x1, y1,
+    x2, y2 in pixels. Values of the four coordinates are summed.
+
+    Shapes:
+        predicted and target (P, 4); weight (P,) or None.
+    """
+
+    space: ClassVar[Literal["deltas", "boxes"]] = "deltas"
+
+    @abstractmethod
+    def row_losses(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Loss of every box, shape (P,)."""
+
+    def forward(
+        self,
+        predicted: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        normaliser: Tensor | float | None = None,
+    ) -> Tensor:
+        """Weighted sum over boxes divided by ``normaliser`` (None: the number of boxes, at least 1)."""
+        rows = self.row_losses(predicted, target)
+        if weight is not None:
+            rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))
+        return rows.sum() / (max(predicted.shape[0], 1) if normaliser is None else normaliser)

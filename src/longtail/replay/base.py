@@ -1,0 +1,81 @@
+"""The contract of feature replay (seam 5): extra region features for weak classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+Level = Literal["pooled", "embedded"]
+Pool = Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class RegionRows:
+    """Regions of one training step, one row each.
+
+    Shapes:
+        features (N, D) at level ``"embedded"``, (N, K, h, w) at level ``"pooled"``; labels (N,) in 0..C, C =
+        background; proposals and gt_boxes (N, 4) corners in pixels of the network input (gt_boxes of a background
+        row are meaningless); gt_index (N,) index of the matched object within its image, -1 for background;
+        image_index (N,) index of the image within the batch, -1 for a row that did not come from this step.
+    """
+
+    features: Tensor
+    labels: Tensor
+    proposals: Tensor
+    gt_boxes: Tensor
+    gt_index: Tensor
+    image_index: Tensor
+
+
+@dataclass(frozen=True)
+class ReplayRows(RegionRows):
+    """Rows that a replay part adds to this step.
+
+    Attributes:
+        weight: (M,) weight of every row in the classification and box loss.
+        joins_normaliser: True = the rows enter the same mean as the real ones (RIO, LOCE); False = a separate mean of
+            their own, scaled by ``loss_weight`` (FASA).
+        trains_box: whether the rows also train the box regressor.
+        loss_weight: factor of the separate term.
+        updates_loss_state: whether these rows may change the running state of the classification loss.
+        second_labels, second_weight: (M,) mixed labels: ``(1 - second_weight) * L(labels) + second_weight *
+            L(second_labels)``.
+        replaces: (M,) rows of this step that give way to these in the classification loss, -1 = none.
+    """
+
+    weight: Tensor
+    joins_normaliser: bool = True
+    trains_box: bool = True
+    loss_weight: float = 1.0
+    updates_loss_state: bool = True
+    second_labels: Tensor | None = None
+    second_weight: Tensor | None = None
+    replaces: Tensor | None = None
+
+
+class FeatureReplay(nn.Module, ABC):
+    """A part that adds rows to the region head's batch. Everything it keeps is a buffer, so that it is saved.
+
+    Attributes:
+        level: where its features live: ``"pooled"`` (output of RoIAlign) or ``"embedded"`` (input of the last layer).
+        per_rank: names of buffers that differ between ranks (banks, draws); all others are equal on every rank.
+    """
+
+    level: ClassVar[Level] = "embedded"
+    per_rank: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def step(
+        self, rows: RegionRows, targets: Sequence[Mapping[str, Any]], pool: Pool, update_state: bool
+    ) -> ReplayRows | None:
+        """Rows to add, or None. ``rows`` are this step's own regions only, ``pool(boxes)`` is RoIAlign on this step's
+        maps, one (n, 4) tensor per image. The part decides its own order of storing and drawing. With
+        ``update_state=False`` nothing is stored, drawn or counted."""
+
+    def after_logits(self, rows: RegionRows, logits: Tensor, update_state: bool) -> None:  # noqa: B027
+        """Called with all rows (this step's, then replayed ones) and their logits, before the loss."""
