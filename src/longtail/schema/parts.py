@@ -1,0 +1,225 @@
+"""The parts a recipe is made of, one frozen model each, told apart by ``type``.
+
+Defaults are the published values. A field without a value in the file keeps its default; an unknown field is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """Base of everything in a recipe: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def named(value: Any) -> Any:
+    """Lets ``sampler: uniform`` stand for ``sampler: {type: uniform}``."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+# --- image samplers (seam 1) ------------------------------------------------------------------------------------------
+
+
+class Uniform(Part):
+    """Every image once per epoch, in random order."""
+
+    type: Literal["uniform"] = "uniform"
+
+
+class RepeatFactor(Part):
+    """Repeat factor sampling (Gupta et al., LVIS, CVPR 2019)."""
+
+    type: Literal["repeat_factor"] = "repeat_factor"
+    threshold: float | Literal["auto"] = Field(
+        0.001, description="Image frequency below which a class is repeated; `auto` reads it off the data."
+    )
+    exponent: float = Field(0.5, ge=0, description="r(c) = max(1, (t / f(c)) ** exponent); 0.5 is the published root.")
+    rounding: Literal["stochastic", "ceil", "round", "floor"] = Field(
+        "stochastic", description="How fractional factors become copies: anew each epoch, or fixed for ever."
+    )
+    count_empty: bool = Field(True, description="Whether images without objects count in the frequency's denominator.")
+
+
+class ClassAware(Part):
+    """Classes in turn, each from its own shuffled list of images (Shen et al., 2016)."""
+
+    type: Literal["class_aware"] = "class_aware"
+
+
+SamplerSpec = Annotated[Uniform | RepeatFactor | ClassAware, Field(discriminator="type"), BeforeValidator(named)]
+
+
+# --- region samplers (seam 2) -----------------------------------------------------------------------------------------
+
+
+class Random(Part):
+    """Positives and negatives drawn uniformly."""
+
+    type: Literal["random"] = "random"
+    count: int = Field(512, ge=1, description="Regions per image.")
+    positive_fraction: float = Field(0.25, gt=0, le=1, description="At most this share of them is positive.")
+
+
+class IoUBalanced(Part):
+    """Negatives spread evenly over IoU bins (Libra R-CNN, section 3.1)."""
+
+    type: Literal["iou_balanced"] = "iou_balanced"
+    count: int = Field(512, ge=1, description="Regions per image.")
+    positive_fraction: float = Field(0.25, gt=0, le=1, description="At most this share of them is positive.")
+    num_bins: int = Field(3, ge=1, description="Number K of equal IoU bins below the negative threshold.")
+
+
+RegionSamplerSpec = Annotated[Random | IoUBalanced, Field(discriminator="type"), BeforeValidator(named)]
+
+
+# --- classifiers (seam 4) ---------------------------------------------------------------------------------------------
+
+
+class Linear(Part):
+    """A linear layer with bias."""
+
+    type: Literal["linear"] = "linear"
+    std: float | None = Field(
+        None, gt=0, description="Standard deviation of the initial weights; none = PyTorch's own."
+    )
+
+
+class Cosine(Part):
+    """Scaled cosine with a learnt length per class (RIO)."""
+
+    type: Literal["cosine"] = "cosine"
+    scale: float = Field(48.0, gt=0, description="Factor on the cosine.")
+    learn_norm: bool = Field(True, description="Whether every class learns the length of its weight vector.")
+
+
+class NormedLinear(Part):
+    """Features and weights normalised, with a temperature and a bias (Seesaw)."""
+
+    type: Literal["normed_linear"] = "normed_linear"
+    temperature: float = Field(20.0, gt=0, description="Factor on the normalised product.")
+    power: float = Field(1.0, gt=0, description="Exponent of the norms.")
+
+
+ClassifierSpec = Annotated[Linear | Cosine | NormedLinear, Field(discriminator="type"), BeforeValidator(named)]
+
+
+# --- classification losses (seam 6) -----------------------------------------------------------------------------------
+
+
+class LossPart(Part):
+    """What every classification loss has."""
+
+    loss_weight: float = Field(1.0, ge=0, description="Factor on this loss within the total.")
+
+
+class Softmax(LossPart):
+    """Softmax cross-entropy over the classes and the background."""
+
+    type: Literal["softmax"] = "softmax"
+
+
+class Objectness(LossPart):
+    """Object or not, times a softmax over the classes alone (Seesaw with p = q = 0)."""
+
+    type: Literal["objectness_softmax"] = "objectness_softmax"
+
+
+class Sigmoid(LossPart):
+    """Binary cross-entropy of every class on its own."""
+
+    type: Literal["sigmoid"] = "sigmoid"
+    background_logit: bool = Field(False, description="Whether the background has an output of its own.")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class.")
+
+
+class Focal(LossPart):
+    """Focal loss (Lin et al., 2017)."""
+
+    type: Literal["focal"] = "focal"
+    form: Literal["sigmoid", "softmax"] = Field("sigmoid", description="Binary per class, or over a softmax.")
+    gamma: float = Field(2.0, ge=0, description="How much easy examples are played down.")
+    alpha: float = Field(0.25, ge=0, le=1, description="Weight of positives (sigmoid form only).")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class (sigmoid form only).")
+
+
+ClassificationLossSpec = Annotated[
+    Softmax | Objectness | Sigmoid | Focal, Field(discriminator="type"), BeforeValidator(named)
+]
+
+
+# --- box losses (seam 7) ----------------------------------------------------------------------------------------------
+
+
+class SmoothL1(Part):
+    """Quadratic below ``beta``, linear above."""
+
+    type: Literal["smooth_l1"] = "smooth_l1"
+    beta: float = Field(1 / 9, ge=0, description="Where the quadratic part ends; 0 is L1.")
+
+
+class L1(Part):
+    """Absolute difference of the encoded offsets."""
+
+    type: Literal["l1"] = "l1"
+
+
+class GIoU(Part):
+    """One minus the generalised IoU of the decoded boxes."""
+
+    type: Literal["giou"] = "giou"
+
+
+BoxLossSpec = Annotated[SmoothL1 | L1 | GIoU, Field(discriminator="type"), BeforeValidator(named)]
+
+
+# --- feature replay (seam 5) ------------------------------------------------------------------------------------------
+
+
+class ObjectMemory(Part):
+    """Object-centric replay of targeted classes (RIO)."""
+
+    type: Literal["object_memory"] = "object_memory"
+    source: Literal["current"] = Field("current", description="`current` repeats this step's own features.")
+    count: int = Field(20, ge=0, description="Rows replayed per targeted class in the batch; 0 switches it off.")
+    max_images: int = Field(30, ge=0, description="A class with at most this many training images is targeted.")
+
+
+ReplaySpec = Annotated[ObjectMemory, BeforeValidator(named)]
+
+
+# --- auxiliary losses (seam 9) ----------------------------------------------------------------------------------------
+
+
+class MaskedFeatures(Part):
+    """Squared difference of feature maps inside the boxes of frequent classes (step-wise learning, eq. 2)."""
+
+    type: Literal["masked_features"] = "masked_features"
+    loss_weight: float = Field(1.0, ge=0, description="Factor on this loss within the total.")
+    head_min_images: int = Field(30, ge=0, description="A class with at least this many images counts as head.")
+
+
+AuxiliaryLossSpec = Annotated[MaskedFeatures, BeforeValidator(named)]
+
+
+# --- passes over the data without an optimiser step (seam 8) ----------------------------------------------------------
+
+
+class UpdateState(Part):
+    """Runs the training path without gradients, so that method state (memories, statistics, scores) fills."""
+
+    type: Literal["update_state"] = "update_state"
+    images: int = Field(0, ge=0, description="Number of images; 0 = one epoch.")
+
+
+class ValidationLoss(Part):
+    """Runs the training path on the validation images without touching any state, and logs the losses."""
+
+    type: Literal["validation_loss"] = "validation_loss"
+    images: int = Field(0, ge=0, description="At most this many images; 0 = all.")
+
+
+PassSpec = Annotated[UpdateState | ValidationLoss, Field(discriminator="type"), BeforeValidator(named)]

@@ -1,0 +1,81 @@
+"""A recipe: one published system or baseline, complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from longtail.schema.errors import UsageError
+from longtail.schema.explain import explain
+from longtail.schema.model import Model, ModelSpec
+from longtail.schema.parts import Part
+from longtail.schema.stage import StageSpec
+
+
+class Images(Part):
+    """Size and augmentation of the pictures."""
+
+    short_sides: tuple[int, ...] = Field(
+        (640, 672, 704, 736, 768, 800), min_length=1, description="Shorter side in pixels; one is drawn per picture."
+    )
+    long_side: int = Field(1333, ge=1, description="The longer side is at most this.")
+    test_short_side: int = Field(800, ge=1, description="Shorter side at test time.")
+    test_long_side: int = Field(1333, ge=1, description="Longest side at test time.")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Strength of brightness jitter.")
+    keep_empty: bool = Field(True, description="Whether pictures without objects are trained on.")
+    max_pixels: int = Field(178_000_000, ge=1, description="Larger pictures are refused before decoding.")
+
+
+class Groups(Part):
+    """How classes are grouped into rare, common and frequent, from the training annotations."""
+
+    edges: tuple[int, int] = Field((10, 100), description="Rare up to the first, frequent above the second.")
+    count: Literal["images", "instances"] = Field("images", description="What is counted.")
+
+
+class Evaluation(Part):
+    """When and how a run is evaluated."""
+
+    protocol: Literal["auto", "lvis", "coco", "voc"] = Field(
+        "auto", description="`auto`: LVIS if every image lists its negative classes, otherwise COCO."
+    )
+    every_epochs: float = Field(0.0, ge=0, description="Evaluate this often during training; 0 = only at the end.")
+    batch_size: int = Field(4, ge=1, description="Pictures per forward pass at test time.")
+
+
+class Recipe(Part):
+    """Everything that influences training, except the data themselves."""
+
+    name: str = Field(description="Name of the recipe.")
+    summary: str = Field("", description="One line on what it does.")
+    paper: str = Field("", description="Where it comes from.")
+    scale: str | None = Field(None, description="The scale fragment merged under the recipe.")
+    seed: int = Field(0, ge=0, description="Source of every random choice.")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Number format of training.")
+    deterministic: bool = Field(True, description="Deterministic kernels where PyTorch has them.")
+    workers: int = Field(2, ge=0, description="Processes that load pictures; 0 = none.")
+    threads: int = Field(0, ge=0, description="CPU threads of the main process; 0 = PyTorch's choice.")
+    model: ModelSpec = Model()
+    images: Images = Images()
+    groups: Groups = Groups()
+    stages: tuple[StageSpec, ...] = Field(min_length=1, description="Stages, in order.")
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _unique_stage_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        return self
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], *, origin: str) -> Recipe:
+        """Validates ``content``; a mistake becomes a :class:`UsageError` that names the key and the nearest one."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UsageError(f"{origin}: {explain(error, cls)}") from None
