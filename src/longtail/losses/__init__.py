@@ -1,1 +1,26 @@
-"""See the module docstrings."""
+"""Losses: classification (seam 6), boxes (seam 7) and between two networks (seam 9).
+
+Every class works alone in any PyTorch loop: explicit arguments in, a scalar out.
+"""
+
+from longtail.losses.auxiliary import AuxiliaryLoss, Record
+from longtail.losses.base import BoxLoss, ClassificationLoss
+from longtail.losses.boxes import GIoULoss, L1Loss, SmoothL1Loss
+from longtail.losses.focal import FocalLoss
+from longtail.losses.objectness_softmax import ObjectnessSoftmax
+from longtail.losses.sigmoid import SigmoidCrossEntropy
+from longtail.losses.softmax import SoftmaxCrossEntropy
+
+__all__ = [
+    "AuxiliaryLoss",
+    "BoxLoss",
+    "ClassificationLoss",
+    "FocalLoss",
+    "GIoULoss",
+    "L1Loss",
+    "ObjectnessSoftmax",
+    "Record",
+    "SigmoidCrossEntropy",
+    "SmoothL1Loss",
+    "SoftmaxCrossEntropy",
+]

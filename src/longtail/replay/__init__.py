@@ -1,1 +1,6 @@
-"""See the module docstrings."""
+"""Feature replay (seam 5): extra rows of weak classes for the last layers of the region head."""
+
+from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
+from longtail.replay.object_memory import ObjectMemory, targeted_classes
+
+__all__ = ["FeatureReplay", "ObjectMemory", "RegionRows", "ReplayRows", "targeted_classes"]

@@ -1,0 +1,65 @@
+"""Objectness and class in two separate softmaxes: the head of Seesaw loss without its re-weighting."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longtail.losses.base import ClassificationLoss
+from longtail.losses.cells import full_precision
+from longtail.losses.softmax import masked_cross_entropy
+
+
+class ObjectnessSoftmax(ClassificationLoss):
+    """Object or background first, then which class: Seesaw loss (Wang et al., CVPR 2021) with p = q = 0.
+
+    ``L = -log softmax(o)_[y is background] - [y is a class] * log softmax(z)_y``: the two-way objectness is learnt
+    from all rows, the class only from foreground rows, and *both* sums are divided by the number of all rows with
+    weight > 0. A batch without foreground has no class term.
+
+    A class that ``class_mask`` takes out of a foreground row leaves the denominator of the class softmax, unless it
+    is the row's label. Objectness is not touched by it.
+
+    Args:
+        num_classes: foreground classes C, at least 1.
+
+    Shapes:
+        logits (N, C + 2): C class logits z, then objectness o = [foreground, background]; labels (N,) in 0..C with
+        C = background; class_mask (N, C) bool. Row losses (N,), in float32 or float64, >= 0. Scores (N, C + 1):
+        ``P(class) * P(foreground)``, then ``P(background)``; every row sums to 1.
+
+    Raises:
+        ValueError: ``num_classes`` below 1.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes=num_classes)
+
+    @property
+    def num_logits(self) -> int:
+        """C + 2: the classes, foreground, background."""
+        return self.num_classes + 2
+
+    def row_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        class_mask: Tensor | None = None,
+        update_state: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        logits = full_precision(logits)
+        background = labels == self.num_classes
+        objectness = F.cross_entropy(logits[:, self.num_classes :], background.long(), reduction="none")
+        # background rows get class 0 only so that every row has a valid label; their term is dropped
+        some_class = labels.masked_fill(background, 0)
+        class_term = masked_cross_entropy(logits[:, : self.num_classes], some_class, class_mask)
+        return objectness + class_term.masked_fill(background, 0.0)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        logits = full_precision(logits)
+        objectness = logits[:, self.num_classes :].softmax(dim=1)
+        classes = logits[:, : self.num_classes].softmax(dim=1)
+        return torch.cat([classes * objectness[:, :1], objectness[:, 1:]], dim=1)
