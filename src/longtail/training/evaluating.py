@@ -1,0 +1,209 @@
+"""Evaluation of detectors in training, of finished runs, and prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from longtail.data import AnnotationTable, match_categories
+from longtail.data.dataset import DetectionDataset
+from longtail.evaluation import EvaluationResult
+from longtail.evaluation import evaluate as evaluate_detections
+from longtail.schema import Recipe, UsageError
+from longtail.training import checkpoint as checkpoints
+from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
+from longtail.training.detecting import detect_all
+from longtail.training.progress import Progress, Silent
+from longtail.training.run_directory import RunDirectory, write_json
+
+
+def evaluate_model(
+    model: torch.nn.Module, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
+) -> dict[str, EvaluationResult]:
+    """Metrics of a detector on the validation data, by IoU type."""
+    assert data.val_table is not None and data.val_images is not None
+    dataset = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
+    detections = detect_all(
+        model,
+        dataset,
+        device=fabric.device,
+        batch_size=recipe.evaluation.batch_size,
+        workers=recipe.workers,
+        progress=progress,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    kinds = ["bbox", "segm"] if has_masks(recipe) and data.val_table.masks is not None else ["bbox"]
+    return {
+        kind: evaluate_detections(
+            detections, data.val_table, protocol=recipe.evaluation.protocol, iou_type=kind, training=data.statistics
+        )
+        for kind in kinds
+    }
+
+
+def write_results(folder: Path, results: dict[str, EvaluationResult]) -> None:
+    """``metrics.json`` for all IoU types together, and a folder with the details of each."""
+    for kind, result in results.items():
+        result.write(folder / kind)
+    write_json(folder / "metrics.json", {kind: result.to_dict() for kind, result in results.items()})
+
+
+def evaluate(
+    run: Path,
+    *,
+    data: Path | None = None,
+    images: Path | None = None,
+    protocols: Sequence[str] = ("auto",),
+    split: str = "val",
+    checkpoint: str = "last",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, dict[str, EvaluationResult]]:
+    """Evaluates a run or a checkpoint folder and writes results below ``<run>/eval/<split>``.
+
+    Args:
+        run: a run's folder, or a checkpoint folder.
+        data, images: annotations and their image folder; None = the run's own validation data.
+        protocols: ``auto``, ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``.
+        split: name of the folder the results go to.
+        checkpoint: ``last`` or ``best``, when ``run`` is a run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: told of every picture.
+
+    Returns:
+        protocol -> IoU type -> result.
+
+    Raises:
+        UsageError: no run, or no data to evaluate on.
+        DataError: the annotations' classes are not the model's.
+    """
+    progress = progress or Silent()
+    folder, home = find_checkpoint(Path(run), checkpoint)
+    model, identity = model_from_checkpoint(folder)
+    recipe = identity.recipe
+    if data is None:
+        data, images = run_validation(home)
+    if images is None:
+        raise UsageError("give the image folder of the annotations (--images)")
+    truth = AnnotationTable.from_coco(data, images=images)
+    truth = truth.relabelled(
+        match_categories((identity.statistics.names, identity.category_ids, str(folder)), truth),
+        (identity.statistics.names, identity.category_ids, str(folder)),
+    )
+    target = device_of(device)
+    model.to(target)
+    uncapped = "fixed" in protocols or "pool" in protocols
+    detections = detect_all(
+        model,
+        DetectionDataset(truth, images, max_pixels=recipe.images.max_pixels),
+        device=target,
+        batch_size=recipe.evaluation.batch_size,
+        workers=recipe.workers,
+        progress=progress,
+        detections_per_image=10_000 if uncapped else None,
+    )
+    kinds = ["bbox", "segm"] if has_masks(recipe) and truth.masks is not None else ["bbox"]
+    results: dict[str, dict[str, EvaluationResult]] = {}
+    cap = recipe.model.inference.detections_per_image
+    for protocol in protocols:
+        given = detections if protocol in ("fixed", "pool") else detections.cap_per_image(cap)
+        results[protocol] = {
+            kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
+            for kind in kinds
+        }
+        name = split if protocol == "auto" else f"{split}-{protocol}"
+        write_results(RunDirectory(home).evaluation(name), results[protocol])
+    for kind in kinds:
+        given = detections.cap_per_image(cap)
+        write_json(RunDirectory(home).evaluation(split) / f"results.{kind}.json", given.to_coco_results(truth, kind))
+    return results
+
+
+def predict(
+    run: Path,
+    images: Path,
+    *,
+    out: Path,
+    score_threshold: float = 0.3,
+    checkpoint: str = "last",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Detects objects in pictures without annotations.
+
+    Args:
+        run: a run's folder, or a checkpoint folder.
+        images: a picture or a folder of pictures.
+        out: folder for ``predictions.json``: ``images`` (id, file_name, height, width), ``categories`` (original ids
+            and names, ``frequency`` group) and ``annotations`` in COCO's results form.
+        score_threshold: detections below are left out, in [0, 1].
+        checkpoint, device, progress: as in :func:`evaluate`.
+
+    Returns:
+        The path of ``predictions.json``.
+    """
+    folder, _ = find_checkpoint(Path(run), checkpoint)
+    model, identity = model_from_checkpoint(folder)
+    classes = (identity.statistics.names, identity.category_ids)
+    root = images if Path(images).is_dir() else Path(images).parent
+    table = AnnotationTable.from_image_list(Path(images), categories=classes)
+    target = device_of(device)
+    model.to(target)
+    detections = detect_all(
+        model,
+        DetectionDataset(table, Path(root), max_pixels=identity.recipe.images.max_pixels),
+        device=target,
+        batch_size=identity.recipe.evaluation.batch_size,
+        workers=identity.recipe.workers,
+        progress=progress or Silent(),
+    )
+    detections = detections.select(detections.score >= score_threshold)
+    kind = "bbox" if detections.rles is None else "segm"
+    content = {
+        "images": [
+            {"id": image_id, "file_name": name}
+            for image_id, name in zip(table.image_ids.tolist(), table.file_names, strict=True)
+        ],
+        "categories": [
+            {"id": category, "name": name, "frequency": group}
+            for category, name, group in zip(
+                identity.category_ids, identity.statistics.names, identity.statistics.group.tolist(), strict=True
+            )
+        ],
+        "annotations": detections.to_coco_results(table, kind),
+    }
+    path = Path(out) / "predictions.json"
+    write_json(path, content)
+    return path
+
+
+def find_checkpoint(source: Path, which: str) -> tuple[Path, Path]:
+    """The checkpoint folder ``source`` stands for, and the folder results belong to.
+
+    Raises:
+        UsageError: there is none.
+    """
+    run = RunDirectory(source)
+    if run.recipe.is_file():
+        return checkpoints.locate(run.last if which == "last" else run.best), source
+    folder = checkpoint_folder(source)
+    if folder is None:
+        raise UsageError(f"{source} is neither a run nor a checkpoint")
+    return folder, folder
+
+
+def run_validation(home: Path) -> tuple[Path, Path]:
+    """Annotations and image folder of a run's own validation data.
+
+    Raises:
+        UsageError: the run had none.
+    """
+    file = RunDirectory(home).data
+    paths = json.loads(file.read_text(encoding="utf-8"))["paths"] if file.is_file() else {}
+    if not paths.get("val"):
+        raise UsageError(f"{home} was trained without validation data; give --data and --images")
+    return Path(paths["val"]), Path(paths["val_images"])

@@ -1,0 +1,165 @@
+"""The training loop: one function, top to bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from longtail.data.loader import PositionBatches, make_loader
+from longtail.losses.auxiliary import Record
+from longtail.schema import LongtailError
+from longtail.training.checkpoint import Cursor
+from longtail.training.metrics_log import MetricsLog
+from longtail.training.norms import average_norm_statistics
+from longtail.training.passes import run_pass
+from longtail.training.progress import Progress
+from longtail.training.schedule import learning_rate_factor
+from longtail.training.stage import Stage
+from longtail.training.trainable import train_mode
+
+LOG_EVERY = 20  # optimiser steps between two looks at the losses, each of which waits for the device
+
+
+def train_stage(
+    stage: Stage,
+    cursor: Cursor,
+    *,
+    fabric: Fabric,
+    seed: int,
+    workers: int,
+    log: MetricsLog | None,
+    progress: Progress,
+    save: Callable[[Cursor], None],
+    save_every: int,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+) -> nn.Module:
+    """Trains one stage from ``cursor.step`` to its end and returns the trained detector.
+
+    Args:
+        stage: what to train; its model and optimiser are on the CPU or already on the device.
+        cursor: where the run stands; kept up to date, and handed to ``save``.
+        fabric: devices, precision, processes.
+        seed: source of every draw of pictures and regions.
+        workers: processes that load pictures.
+        log: training curves; None on all processes but the first.
+        progress: told of every step.
+        save: writes a checkpoint; called on every process.
+        save_every: optimiser steps between checkpoints.
+        after_epoch: called with the number of epochs completed (evaluation).
+
+    Raises:
+        LongtailError: a loss is not finite.
+    """
+    schedule = stage.schedule
+    per_rank = schedule.batch_size // schedule.accumulate // fabric.world_size
+    model, optimiser = fabric.setup(stage.model, stage.optimiser)
+    if stage.teacher is not None:
+        stage.teacher.to(fabric.device).eval()
+    for auxiliary in stage.auxiliary:
+        auxiliary.to(fabric.device)
+    detector = stage.model
+
+    if not cursor.passes_done:
+        for work in stage.passes_before:
+            report(log, stage, 0, run_pass(work, stage, fabric=fabric, seed=seed, workers=workers, progress=progress))
+        cursor.passes_done = True
+        save(cursor)
+
+    batches = PositionBatches(
+        stage.sampler,
+        seed=seed,
+        batch_size=per_rank,
+        num_batches=stage.steps * schedule.accumulate,
+        start_batch=cursor.step * schedule.accumulate,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    loader = make_loader(stage.dataset, batches, workers=workers, pin_memory=fabric.device.type == "cuda")
+    stream: Iterator[Any] = iter(loader)
+    sums: dict[str, Tensor] = {}
+    summed = 0
+    progress.start(f"train {stage.name}", stage.images, cursor.step * schedule.batch_size)
+    train_mode(detector)
+    while cursor.step < stage.steps:
+        factor = learning_rate_factor(schedule, cursor.step, stage.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        for part in range(schedule.accumulate):
+            images, targets = fabric.to_device(next(stream))
+            with fabric.no_backward_sync(model, enabled=part + 1 < schedule.accumulate):
+                losses = step_losses(model, stage, images, targets)
+                fabric.backward(torch.stack(list(losses.values())).sum() / schedule.accumulate)
+            for name, value in losses.items():
+                detached = value.detach().float() / schedule.accumulate
+                sums[name] = sums[name] + detached if name in sums else detached
+        if stage.clip_norm is not None:
+            fabric.clip_gradients(model, optimiser, max_norm=stage.clip_norm, error_if_nonfinite=False)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average_norm_statistics(detector)
+        cursor.step += 1
+        summed += 1
+
+        ended = cursor.step == stage.steps
+        epoch = stage.epoch_after(cursor.step)
+        new_epoch = epoch > stage.epoch_after(cursor.step - 1)
+        text = ""
+        if ended or new_epoch or summed == LOG_EVERY or cursor.step % save_every == 0:
+            means = {name: float(value) / summed for name, value in sums.items()}
+            refuse_broken(means, stage, cursor.step)
+            total = sum(means.values())
+            report(log, stage, cursor.step, {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means})
+            text = f"loss {total:.3f}"
+            sums, summed = {}, 0
+        progress.advance(schedule.batch_size, text)
+        if new_epoch:
+            for work in stage.passes_after_epoch:
+                found = run_pass(work, stage, fabric=fabric, seed=seed + epoch, workers=workers, progress=progress)
+                report(log, stage, cursor.step, found)
+            after_epoch(epoch)
+            train_mode(detector)
+        if ended or cursor.step % save_every == 0:
+            save(cursor)
+    progress.finish()
+    return detector
+
+
+def step_losses(model: nn.Module, stage: Stage, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:
+    """Named losses of one batch, the auxiliary ones included."""
+    if not stage.auxiliary or stage.teacher is None:
+        found: dict[str, Tensor] = model(images, targets)
+        return found
+    wanted = frozenset().union(*(part.wants for part in stage.auxiliary))
+    record, teacher_record = Record(wanted), Record(wanted)
+    losses: dict[str, Tensor] = model(images, targets, record=record)
+    with torch.no_grad():
+        stage.teacher(images, targets, record=teacher_record, update_state=False)
+    for part in stage.auxiliary:
+        losses |= part(record, teacher_record, targets)
+    return losses
+
+
+def report(log: MetricsLog | None, stage: Stage, step: int, values: dict[str, float]) -> None:
+    """Writes values to the curves, if this process keeps them."""
+    if log is not None and values:
+        log.add(stage.name, step, step * stage.schedule.batch_size, values)
+
+
+def refuse_broken(means: dict[str, float], stage: Stage, step: int) -> None:
+    """Stops at a loss that is not finite, before any weight made with it is saved.
+
+    Raises:
+        LongtailError: names the losses, the stage, the steps and what usually helps.
+    """
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise LongtailError(
+            f"stage {stage.name}: {', '.join(broken)} became infinite or NaN within the {LOG_EVERY} steps before step "
+            f"{step}; the last checkpoint is sound. A lower learning rate, a longer warm-up or gradient clipping "
+            "(stages.<name>.optimiser.clip_norm) usually helps"
+        )

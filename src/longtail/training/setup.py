@@ -1,0 +1,113 @@
+"""What a run needs before its first step: processes, data, and checks."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from longtail.data import AnnotationTable, match_categories
+from longtail.schema import DataError, Recipe, UsageError
+from longtail.training.assemble import TrainingData, device_of
+from longtail.training.progress import Progress
+from longtail.training.run_directory import RunDirectory
+
+
+class Speaker:
+    """Writes lines to the run's log and shows them."""
+
+    def __init__(self, path: Path, progress: Progress, *, speaks: bool) -> None:
+        self.path = path
+        self.progress = progress
+        self.speaks = speaks
+
+    def __call__(self, text: str) -> None:
+        if self.speaks:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+            self.progress.message(text)
+
+
+def start_fabric(recipe: Recipe, device: str) -> Fabric:
+    """Devices, precision and processes; several processes when started by ``torchrun``."""
+    kind = device_of(device).type
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    # buffers are not broadcast: banks differ between ranks, and everything else is kept equal explicitly
+    strategy: Any = DDPStrategy(broadcast_buffers=False) if world > 1 else "auto"
+    fabric = Fabric(
+        accelerator="cuda" if kind == "cuda" else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        precision=recipe.precision,
+        strategy=strategy,
+    )
+    fabric.launch()
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)  # noqa: NPY002 - for third-party augmentations only
+    torch.manual_seed(recipe.seed)
+    return fabric
+
+
+def read_data(recipe: Recipe, paths: dict[str, str | None]) -> TrainingData:
+    """Reads the annotation files and matches validation classes with training classes by name."""
+    assert paths["train"] is not None and paths["images"] is not None
+    for name in ("images", "val_images"):
+        folder = paths[name]
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(f"there is no image folder {folder}")
+    table = AnnotationTable.from_coco(paths["train"], images=paths["images"])
+    if not recipe.images.keep_empty:
+        table = table.without_empty()
+    if not len(table.label):
+        raise DataError(f"{paths['train']} has no annotations to train on")
+    statistics = table.statistics(edges=recipe.groups.edges, count=recipe.groups.count)
+    val_table = None
+    if paths["val"] is not None:
+        val_table = AnnotationTable.from_coco(paths["val"], images=paths["val_images"])
+        val_table = val_table.relabelled(match_categories(table, val_table), table)
+    val_images = None if paths["val_images"] is None else Path(paths["val_images"])
+    return TrainingData(table, Path(paths["images"]), statistics, val_table, val_images)
+
+
+def check_batch(recipe: Recipe, world_size: int) -> None:
+    """Refuses a batch that cannot be split over processes and accumulations.
+
+    Raises:
+        UsageError: with the numbers.
+    """
+    for stage in recipe.stages:
+        schedule = stage.schedule
+        if schedule.batch_size % (schedule.accumulate * world_size):
+            raise UsageError(
+                f"stage {stage.name!r}: batch_size {schedule.batch_size} cannot be split over {world_size} processes "
+                f"and {schedule.accumulate} accumulations"
+            )
+
+
+def same_recipe(recipe: Recipe, run: RunDirectory) -> None:
+    """Refuses to resume with another recipe; the number of loader processes may differ.
+
+    Raises:
+        UsageError: names the keys that differ.
+    """
+    old = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    new = recipe.model_dump(mode="json")
+    differing = [
+        key for key in new if old.get(key) != new[key] and key not in ("workers", "threads", "summary", "paper")
+    ]
+    if differing:
+        raise UsageError(f"{run.root} was started with another recipe; these keys differ: {', '.join(differing)}")

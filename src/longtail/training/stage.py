@@ -1,0 +1,61 @@
+"""One stage of training, ready-made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from longtail.data.dataset import Target
+from longtail.losses.auxiliary import AuxiliaryLoss
+from longtail.sampling import ImageSampler
+from longtail.schema.parts import UpdateState, ValidationLoss
+from longtail.schema.stage import Schedule
+
+
+@dataclass
+class Stage:
+    """Everything one stage needs; no part of it is built here.
+
+    Attributes:
+        name: unique within the run.
+        model: a detector with ``losses`` and ``detect``, its trainable parameters marked.
+        optimiser: over those parameters; every group has ``base_lr``.
+        schedule: batch size, length and learning rate.
+        steps: optimiser steps in all.
+        dataset: training pictures.
+        sampler: which of them, in which order.
+        epoch_images: images that make an epoch (the unrepeated training set).
+        validation: pictures for the pass ``validation_loss``, or None.
+        passes_before, passes_after_epoch: passes without an optimiser step.
+        teacher: a frozen detector for ``auxiliary``, in evaluation mode, or None.
+        auxiliary: losses between student and teacher.
+        clip_norm: largest norm of the gradient, or None.
+    """
+
+    name: str
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: Schedule
+    steps: int
+    dataset: Dataset[tuple[torch.Tensor, Target]]
+    sampler: ImageSampler
+    epoch_images: int
+    validation: Dataset[tuple[torch.Tensor, Target]] | None = None
+    passes_before: Sequence[UpdateState | ValidationLoss] = ()
+    passes_after_epoch: Sequence[UpdateState | ValidationLoss] = ()
+    teacher: nn.Module | None = None
+    auxiliary: Sequence[AuxiliaryLoss] = field(default_factory=tuple)
+    clip_norm: float | None = None
+
+    @property
+    def images(self) -> int:
+        """Images seen by the end."""
+        return self.steps * self.schedule.batch_size
+
+    def epoch_after(self, step: int) -> int:
+        """Epochs completed after ``step`` optimiser steps."""
+        return step * self.schedule.batch_size // self.epoch_images

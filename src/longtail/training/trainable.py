@@ -1,0 +1,67 @@
+"""What trains in a stage: freezing by name, and starting some layers afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from longtail.schema.errors import UsageError
+from longtail.schema.stage import Trainable
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a parameter or module name matches a shell pattern, itself or as part of a matching module."""
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+
+
+def freeze(model: nn.Module, trainable: Trainable) -> list[str]:
+    """Switches gradients off as the stage asks and returns the names of the parameters that still train.
+
+    Parameters that were frozen when the model was built (a backbone's first stages) stay frozen, unless ``only`` names
+    them.
+
+    Raises:
+        UsageError: a pattern that matches nothing, or nothing left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    _refuse_idle(names, (*trainable.only, *trainable.freeze))
+    for name, parameter in model.named_parameters():
+        if trainable.only and not matches(name, trainable.only):
+            parameter.requires_grad_(False)
+        if matches(name, trainable.freeze):
+            parameter.requires_grad_(False)
+    left = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not left:
+        raise UsageError(f"nothing trains with only={trainable.only} and freeze={trainable.freeze}")
+    return left
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode, except for batch norms that have nothing to train: their statistics stay as they are."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+
+def without(state: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Names of a state dict that are not to be loaded because their layer starts afresh.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+    """
+    names = list(state)
+    _refuse_idle(names, patterns)
+    return [name for name in names if not matches(name, patterns)]
+
+
+def _refuse_idle(names: Sequence[str], patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise UsageError(f"the pattern {pattern!r} matches no parameter; modules are: {', '.join(tops)}")

@@ -1,0 +1,127 @@
+"""Recipes: merging, scales, overrides, errors."""
+
+from pathlib import Path
+
+import pytest
+
+from longtail.schema import UsageError, dump_recipe, load_recipe, recipe_names, scale_names
+from longtail.schema.load import merge
+
+
+@pytest.mark.parametrize("scale", scale_names())
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_resolves_at_every_scale_and_reloads_equal(name: str, scale: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, [f"scale={scale}"])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    assert load_recipe(file) == recipe
+    assert recipe.scale == scale
+    assert recipe.summary
+    assert recipe.paper
+
+
+def test_issue_names_are_shipped() -> None:
+    assert {"baseline", "baseline-cosine", "rfs", "rfs-cosine", "class-aware"} <= set(recipe_names())
+    assert {"tiny", "small", "lvis_v0.5", "lvis_v1"} <= set(scale_names())
+
+
+def test_the_recipe_wins_over_the_scale_and_the_override_over_both(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nextends: rfs\nmodel: {neck: {channels: 48}}\n")
+    assert load_recipe(file, ["scale=tiny"]).model.neck.channels == 48
+    assert load_recipe("rfs", ["scale=tiny"]).model.neck.channels == 64
+    assert load_recipe(file, ["scale=tiny", "model.neck.channels=32"]).model.neck.channels == 32
+
+
+def test_scale_sets_thresholds_and_the_loss_only_where_the_recipe_names_none() -> None:
+    tiny = load_recipe("rfs", ["scale=tiny"]).stages[0]
+    assert tiny.sampler.type == "repeat_factor"
+    assert tiny.sampler.threshold == 0.08
+    assert tiny.classification_loss.type == "objectness_softmax"
+    assert tiny.classification_loss.loss_weight == 2.5
+    named = load_recipe("rfs", ["scale=tiny", "stages.end-to-end.classification_loss=softmax"]).stages[0]
+    assert named.classification_loss.type == "softmax"
+    assert named.classification_loss.loss_weight == 1.0
+    assert load_recipe("rfs", ["scale=lvis_v1"]).stages[0].classification_loss.type == "softmax"
+
+
+def test_detector_is_one_override_and_keeps_the_rest() -> None:
+    assert load_recipe("baseline", ["scale=tiny"]).model.type == "faster_rcnn"
+    assert load_recipe("baseline", ["scale=lvis_v1"]).model.type == "mask_rcnn"
+    recipe = load_recipe("baseline", ["scale=tiny", "model=mask_rcnn"])
+    assert recipe.model.type == "mask_rcnn"
+    assert recipe.model.neck.channels == 64
+
+
+def test_overrides_of_a_bare_name_and_of_scientific_notation() -> None:
+    recipe = load_recipe("rfs", ["scale=tiny", "model.backbone=resnet101", "stages.*.sampler.threshold=1e-3"])
+    assert recipe.model.backbone.name == "resnet101"
+    assert recipe.stages[0].sampler.threshold == 0.001
+
+
+def test_a_schedule_given_in_epochs_replaces_one_given_in_images() -> None:
+    schedule = load_recipe("rfs", ["scale=tiny", "stages.end-to-end.schedule.epochs=3"]).stages[0].schedule
+    assert (schedule.epochs, schedule.images) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("stages.end-to-end.samplr=uniform", "'sampler'"),
+        ("model.backbne=lite0", "'backbone'"),
+        ("stages.end-to-end.sampler.treshold=1", "'threshold'"),
+        ("stages.end-to-end.classification_loss=softmx", "'softmax'"),
+        ("stages.end-to-edn.box_weight=1", "'end-to-end'"),
+        ("scale=tinny", "'tiny'"),
+        ("model.backbone=resnet99", "'resnet'"),
+    ],
+)
+def test_a_mistake_is_a_usage_error_that_names_the_nearest(override: str, suggestion: str) -> None:
+    with pytest.raises(UsageError, match=suggestion):
+        load_recipe("rfs", ["scale=tiny", override] if not override.startswith("scale") else [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.end-to-end.sampler.exponent=-1",
+        "stages.end-to-end.schedule.batch_size=0",
+        "stages.end-to-end.schedule.accumulate=3",
+        "stages.end-to-end.schedule.milestones=[0.9, 0.5]",
+        "seed=-1",
+        "nonsense",
+    ],
+)
+def test_values_out_of_bounds_are_usage_errors(override: str) -> None:
+    with pytest.raises(UsageError):
+        load_recipe("rfs", ["scale=tiny", override])
+
+
+def test_unknown_recipe_suggests_and_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'rfs'"):
+        load_recipe("rsf")
+    with pytest.raises(UsageError, match="no recipe file"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_extends_goes_three_deep_and_no_deeper(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nstages: [{name: one}]\n")
+    for child, parent in (("b", "a"), ("c", "b"), ("d", "c"), ("e", "d")):
+        (tmp_path / f"{child}.yaml").write_text(f"name: {child}\nextends: {parent}\n")
+    assert load_recipe(tmp_path / "d.yaml").stages[0].name == "one"
+    with pytest.raises(UsageError, match="deeper"):
+        load_recipe(tmp_path / "e.yaml")
+
+
+def test_stages_merge_by_name_and_new_ones_follow() -> None:
+    weak = {"stages": [{"name": "one", "a": 1, "sampler": {"type": "uniform"}}]}
+    strong = {"stages": [{"name": "two"}, {"name": "one", "sampler": {"type": "repeat_factor", "threshold": 1}}]}
+    merged = merge(weak, strong)["stages"]
+    assert merged == [{"name": "one", "a": 1, "sampler": {"type": "repeat_factor", "threshold": 1}}, {"name": "two"}]
+    assert weak["stages"][0]["sampler"] == {"type": "uniform"}, "the weaker tree is left alone"
+
+
+def test_recipes_are_frozen() -> None:
+    recipe = load_recipe("baseline", ["scale=tiny"])
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]

@@ -1,0 +1,60 @@
+"""The run's folder, progress, curves."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from longtail.schema import UsageError, load_recipe
+from longtail.training.metrics_log import MetricsLog
+from longtail.training.progress import FileProgress, PlainProgress
+from longtail.training.run_directory import RunDirectory, write_json
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    recipe = load_recipe("baseline", ["scale=tiny"])
+    run.create(recipe)
+    assert load_recipe(run.recipe) == recipe
+    assert json.loads(run.environment.read_text())["packages"]["torch"]
+    with pytest.raises(UsageError, match="not empty"):
+        run.create(recipe)
+    with pytest.raises(UsageError, match="not a run"):
+        RunDirectory(tmp_path).require()
+
+
+def test_json_is_complete_or_not_there(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_curves_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        log.add("one", step, step * 4, {"loss": 1 / step})
+    log.add("two", 10, 40, {"loss": 1.0})
+    log.rewind("one", 20)
+    rows = (tmp_path / "metrics.csv").read_text().split()
+    assert rows == ["stage,step,images,metric,value", "one,10,40,loss,0.1", "one,20,80,loss,0.05", "two,10,40,loss,1"]
+
+
+def test_plain_progress_says_how_long_it_takes() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream, interval=0)
+    progress.start("train", 10, done=4)
+    progress.advance(3, "loss 1.0")
+    progress.advance(3)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("train: 7/10, 0:00 left, loss 1.0")
+    assert lines[1].startswith("train: 10/10")
+
+
+def test_file_progress_can_be_polled(tmp_path: Path) -> None:
+    progress = FileProgress(tmp_path / "p.json", interval=0)
+    progress.start("train", 10)
+    progress.advance(4, "going")
+    assert json.loads((tmp_path / "p.json").read_text()) == {"title": "train", "total": 10, "done": 4, "text": "going"}
