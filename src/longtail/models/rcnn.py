@@ -1,0 +1,357 @@
+"""Faster and Mask R-CNN, assembled from parts that plug into the seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from longtail.losses.auxiliary import Record
+from longtail.losses.base import BoxLoss, ClassificationLoss
+from longtail.losses.boxes import SmoothL1Loss
+from longtail.losses.softmax import SoftmaxCrossEntropy
+from longtail.models.classifiers import Classifier, LinearClassifier
+from longtail.models.mask_head import MaskBranch
+from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
+from longtail.models.matching import Matcher
+from longtail.models.postprocess import Inference, select_detections
+from longtail.models.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImageBatcher,
+    image_generators,
+    resize_boxes,
+    step_generator,
+)
+from longtail.models.proposals import TOP_IN_DETECT, TOP_IN_LOSSES, ProposalFilter, ProposalNetwork, TopN
+from longtail.models.region_head import BoxStage
+from longtail.replay.base import FeatureReplay
+from longtail.sampling.random_regions import RandomRegions
+from longtail.sampling.regions import RegionSampler
+
+ClassifierFactory = Callable[[int, int], Classifier]
+
+
+class RCNN(nn.Module):
+    """A two-stage detector, with masks if it has a mask branch.
+
+    Args:
+        preprocess: pictures -> batch.
+        backbone: batch (B, 3, H, W) -> {name: map}.
+        rpn: maps -> proposals.
+        box: proposals -> classes and boxes.
+        mask: boxes -> masks, or None.
+        inference: what becomes a detection.
+    """
+
+    def __init__(
+        self,
+        *,
+        preprocess: ImageBatcher,
+        backbone: nn.Module,
+        rpn: ProposalNetwork,
+        box: BoxStage,
+        mask: MaskBranch | None = None,
+        inference: Inference | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.rpn = rpn
+        self.box = box
+        self.mask = mask
+        self.inference = Inference() if inference is None else inference
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        record: Record | None = None,
+        update_state: bool | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """:meth:`losses` if targets are given, else :meth:`detect`."""
+        if targets is None:
+            return self.detect(images)
+        return self.losses(images, targets, record=record, update_state=update_state)
+
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Any]],
+        *,
+        record: Record | None = None,
+        update_state: bool | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of one step: ``loss_classifier``, ``loss_box_reg``, ``loss_mask`` (if there is a mask branch),
+        ``loss_objectness``, ``loss_rpn_box_reg``, and ``loss_replay``, ``loss_replay_box`` if replayed rows have a mean
+        of their own.
+
+        Args:
+            images: (3, H, W) each, uint8 or floating point in 0..1, RGB, at training size.
+            targets: per image ``boxes`` (G, 4) corners in pixels, each of positive size, ``labels`` (G,) in 0..C-1,
+                ``masks`` (G, H, W) for a mask branch, and ``draw_seed``, which decides all random draws; without it
+                PyTorch's own generator does, and a loss does not subsample.
+            record: gets ``"maps"`` and what the box stage keeps.
+            update_state: whether loss and replay may change their state; None follows ``self.training``.
+        """
+        update = self.training if update_state is None else update_state
+        batch, scaled = self.preprocess(images, targets, resize=self.preprocess.resize_in_losses)
+        maps = self.backbone(batch.tensors)
+        if record is not None:
+            record.keep("maps", maps)
+        size = _height_width(batch.tensors)
+        device = batch.tensors.device
+        generators = image_generators(scaled, device)
+        proposals, proposal_losses = self.rpn.losses(batch, maps, scaled, generators=generators)
+        stage = self.box.losses(
+            maps,
+            size,
+            proposals.boxes,
+            scaled,
+            generators=generators,
+            step_generator=step_generator(scaled, device),
+            record=record,
+            update_state=update,
+        )
+        losses = stage.losses
+        if self.mask is not None:
+            losses |= self.mask.losses(maps, size, stage.regions, scaled)
+        return losses | proposal_losses
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections per image, highest score first.
+
+        Args:
+            images: (3, H, W) each, uint8 or floating point in 0..1, RGB, of any size.
+
+        Returns:
+            Per image ``boxes`` (D, 4) corners in pixels of the given picture, ``scores`` (D,) in 0..1, ``labels`` (D,)
+            in 0..C-1, and with a mask branch ``masks`` (D, m, m), probabilities in the frame of the box.
+        """
+        batch, _ = self.preprocess(images, resize=True)
+        maps = self.backbone(batch.tensors)
+        size = _height_width(batch.tensors)
+        proposals = self.rpn.detect(batch, maps).boxes
+        counts = [len(boxes) for boxes in proposals]
+        scores, deltas = self.box.predict(maps, size, proposals)
+        detections = []
+        parts = zip(torch.split(scores, counts), torch.split(deltas, counts), proposals, batch.image_sizes, strict=True)
+        for own_scores, own_deltas, own_proposals, own_size in parts:
+            boxes, score, label = select_detections(
+                own_scores, own_deltas, own_proposals, self.box.box_coder, own_size, self.inference
+            )
+            detections.append({"boxes": boxes, "scores": score, "labels": label})
+        if self.mask is not None:
+            masks = self.mask.predict(
+                maps, size, [found["boxes"] for found in detections], [found["labels"] for found in detections]
+            )
+            for found, own_masks in zip(detections, masks, strict=True):
+                found["masks"] = own_masks
+        for found, image, own_size in zip(detections, images, batch.image_sizes, strict=True):
+            found["boxes"] = resize_boxes(found["boxes"], own_size, _height_width(image))
+        return detections
+
+
+def proposal_network(
+    backbone: nn.Module,
+    *,
+    sampler: RegionSampler | None = None,
+    matcher: Matcher | None = None,
+    box_loss: BoxLoss | None = None,
+    proposal_filter: ProposalFilter | None = None,
+    top_in_losses: TopN = TOP_IN_LOSSES,
+    top_in_detect: TopN = TOP_IN_DETECT,
+    anchor_sizes: Sequence[Sequence[float]] | None = None,
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    objectness_weight: float = 1.0,
+    box_weight: float = 1.0,
+) -> ProposalNetwork:
+    """A region proposal network for the maps of ``backbone``, with torchvision's defaults.
+
+    Args:
+        backbone: has ``out_channels`` and, unless ``anchor_sizes`` are given or it has five maps from stride 4 on,
+            ``strides``.
+        sampler: None = 256 anchors per image, at random, at most half of them positive.
+        matcher: None = IoU 0.7 and 0.3 with low-quality matches.
+        box_loss: None = smooth L1 with beta 1/9.
+        anchor_sizes: square roots of the anchors' areas in pixels on every map; None = 8 times the stride.
+        anchor_ratios: heights divided by widths.
+        proposal_filter, top_in_losses, top_in_detect, objectness_weight, box_weight: see
+            :class:`~longtail.models.proposals.ProposalNetwork`.
+    """
+    strides: Sequence[int] = getattr(backbone, "strides", (4, 8, 16, 32, 64))
+    sizes = tuple((8 * stride,) for stride in strides) if anchor_sizes is None else tuple(map(tuple, anchor_sizes))
+    anchors = AnchorGenerator(sizes, (tuple(anchor_ratios),) * len(sizes))
+    return ProposalNetwork(
+        RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
+        anchors,
+        matcher=Matcher(0.7, 0.3, low_quality=True) if matcher is None else matcher,
+        sampler=RandomRegions(256, 0.5) if sampler is None else sampler,
+        box_loss=SmoothL1Loss(beta=1 / 9) if box_loss is None else box_loss,
+        proposal_filter=proposal_filter,
+        top_in_losses=top_in_losses,
+        top_in_detect=top_in_detect,
+        objectness_weight=objectness_weight,
+        box_weight=box_weight,
+    )
+
+
+def faster_rcnn(
+    backbone: nn.Module,
+    *,
+    num_classes: int,
+    classification_loss: ClassificationLoss | None = None,
+    classifier: ClassifierFactory = LinearClassifier,
+    box_loss: BoxLoss | None = None,
+    region_sampler: RegionSampler | None = None,
+    replay: Sequence[FeatureReplay] = (),
+    matcher: Matcher | None = None,
+    proposal: ProposalNetwork | None = None,
+    box_head: nn.Module | None = None,
+    embedding_size: int = 1024,
+    box_pool: MultiScaleRoIAlign | None = None,
+    class_agnostic_box: bool = False,
+    classification_weight: float = 1.0,
+    box_weight: float = 1.0,
+    preprocess: ImageBatcher | None = None,
+    inference: Inference | None = None,
+) -> RCNN:
+    """Faster R-CNN on a feature pyramid. What is not given is as in torchvision, except ``inference``.
+
+    Args:
+        backbone: batch (B, 3, H, W) -> {name: map}, with the attribute ``out_channels``; ``strides``, ``mean`` and
+            ``std`` are used where it has them.
+        num_classes: C, foreground classes.
+        classification_loss: None = softmax cross-entropy.
+        classifier: (in_features, num_logits) -> classifier; its initial bias is the loss's ``bias_prior``.
+        box_loss: None = smooth L1 with beta 1/9.
+        region_sampler: None = 512 regions per image, at random, at most a quarter of them positive.
+        replay: parts that add rows.
+        matcher: of the box stage; None = IoU 0.5.
+        proposal: None = :func:`proposal_network` of the backbone.
+        box_head: pooled features -> (N, ``embedding_size``); None = two linear layers.
+        embedding_size: D, input of the classifier.
+        box_pool: None = RoIAlign 7 x 7 with sampling ratio 2 on all maps but the additional coarsest one.
+        class_agnostic_box: one box per region instead of one per class.
+        classification_weight, box_weight: factors of the losses.
+        preprocess: None = the backbone's normalisation, short side 800, long side at most 1333 pixels.
+        inference: None = LVIS's settings.
+    """
+    loss = SoftmaxCrossEntropy(num_classes) if classification_loss is None else classification_loss
+    pool = _pool(backbone, 7) if box_pool is None else box_pool
+    width = backbone.out_channels * pool.output_size[0] * pool.output_size[1]
+    layer = classifier(embedding_size, loss.num_logits)
+    if loss.bias_prior is not None:
+        layer.initialise(loss.bias_prior)
+    box = BoxStage(
+        num_classes=num_classes,
+        pool=pool,
+        head=TwoMLPHead(width, embedding_size) if box_head is None else box_head,
+        classifier=layer,
+        regressor=nn.Linear(embedding_size, 4 if class_agnostic_box else 4 * num_classes),
+        classification_loss=loss,
+        box_loss=SmoothL1Loss(beta=1 / 9) if box_loss is None else box_loss,
+        matcher=Matcher(0.5, 0.5) if matcher is None else matcher,
+        sampler=RandomRegions(512, 0.25) if region_sampler is None else region_sampler,
+        replay=replay,
+        class_agnostic=class_agnostic_box,
+        classification_weight=classification_weight,
+        box_weight=box_weight,
+    )
+    if preprocess is None:
+        preprocess = ImageBatcher(getattr(backbone, "mean", IMAGENET_MEAN), getattr(backbone, "std", IMAGENET_STD))
+    return RCNN(
+        preprocess=preprocess,
+        backbone=backbone,
+        rpn=proposal_network(backbone) if proposal is None else proposal,
+        box=box,
+        inference=inference,
+    )
+
+
+def mask_rcnn(
+    backbone: nn.Module,
+    *,
+    num_classes: int,
+    classification_loss: ClassificationLoss | None = None,
+    classifier: ClassifierFactory = LinearClassifier,
+    box_loss: BoxLoss | None = None,
+    region_sampler: RegionSampler | None = None,
+    replay: Sequence[FeatureReplay] = (),
+    matcher: Matcher | None = None,
+    proposal: ProposalNetwork | None = None,
+    box_head: nn.Module | None = None,
+    embedding_size: int = 1024,
+    box_pool: MultiScaleRoIAlign | None = None,
+    class_agnostic_box: bool = False,
+    classification_weight: float = 1.0,
+    box_weight: float = 1.0,
+    preprocess: ImageBatcher | None = None,
+    inference: Inference | None = None,
+    mask_predictor: Literal["ordinary", "normalised"] = "ordinary",
+    mask_layers: Sequence[int] = (256, 256, 256, 256),
+    mask_hidden: int = 256,
+    mask_pool: MultiScaleRoIAlign | None = None,
+    class_agnostic_mask: bool = False,
+    mask_weight: float = 1.0,
+) -> RCNN:
+    """Mask R-CNN on a feature pyramid. What is not given is as in torchvision, except ``inference``.
+
+    Args:
+        mask_predictor: ``"ordinary"``, or ``"normalised"`` (Seesaw, LOCE).
+        mask_layers: channels of the 3 x 3 convolutions of the mask head, at least one.
+        mask_hidden: channels after the transposed convolution that doubles the map.
+        mask_pool: None = RoIAlign 14 x 14 with sampling ratio 2.
+        class_agnostic_mask: one mask per box instead of one per class.
+        mask_weight: factor of the loss.
+        backbone, ...: all others as for :func:`faster_rcnn`.
+    """
+    if mask_predictor not in ("ordinary", "normalised"):
+        raise ValueError(f"mask_predictor must be 'ordinary' or 'normalised', got {mask_predictor!r}")
+    detector = faster_rcnn(
+        backbone,
+        num_classes=num_classes,
+        classification_loss=classification_loss,
+        classifier=classifier,
+        box_loss=box_loss,
+        region_sampler=region_sampler,
+        replay=replay,
+        matcher=matcher,
+        proposal=proposal,
+        box_head=box_head,
+        embedding_size=embedding_size,
+        box_pool=box_pool,
+        class_agnostic_box=class_agnostic_box,
+        classification_weight=classification_weight,
+        box_weight=box_weight,
+        preprocess=preprocess,
+        inference=inference,
+    )
+    predictor = OrdinaryMaskPredictor if mask_predictor == "ordinary" else NormalisedMaskPredictor
+    detector.mask = MaskBranch(
+        pool=_pool(backbone, 14) if mask_pool is None else mask_pool,
+        head=MaskRCNNHeads(backbone.out_channels, tuple(mask_layers), 1),
+        predictor=predictor(mask_layers[-1], mask_hidden, 1 if class_agnostic_mask else num_classes),
+        class_agnostic=class_agnostic_mask,
+        weight=mask_weight,
+    )
+    return detector
+
+
+def _pool(backbone: nn.Module, size: int) -> MultiScaleRoIAlign:
+    # maps of the pyramid proper have numbers for names; an additional coarsest one ("pool", "p6") is for anchors only
+    count = len(getattr(backbone, "strides", (4, 8, 16, 32)))
+    return MultiScaleRoIAlign([str(level) for level in range(count)], size, 2)
+
+
+def _height_width(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
