@@ -1,1 +1,20 @@
-"""See the module docstrings."""
+"""Which pictures and which regions are learnt from."""
+
+from longtail.sampling.class_aware import ClassAwareSampler
+from longtail.sampling.images import ImageSampler, UniformSampler
+from longtail.sampling.iou_balanced import IoUBalancedNegatives
+from longtail.sampling.random_regions import RandomRegions
+from longtail.sampling.regions import RegionSampler
+from longtail.sampling.repeat_factor import RepeatFactors, RepeatFactorSampler, repeat_factors
+
+__all__ = [
+    "ClassAwareSampler",
+    "ImageSampler",
+    "IoUBalancedNegatives",
+    "RandomRegions",
+    "RegionSampler",
+    "RepeatFactorSampler",
+    "RepeatFactors",
+    "UniformSampler",
+    "repeat_factors",
+]
