@@ -7,6 +7,7 @@ from longtail.losses.auxiliary import AuxiliaryLoss, Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.boxes import GIoULoss, L1Loss, SmoothL1Loss
 from longtail.losses.focal import FocalLoss
+from longtail.losses.masked_feature_distillation import MaskedFeatureDistillation
 from longtail.losses.objectness_softmax import ObjectnessSoftmax
 from longtail.losses.sigmoid import SigmoidCrossEntropy
 from longtail.losses.softmax import SoftmaxCrossEntropy
@@ -18,6 +19,7 @@ __all__ = [
     "FocalLoss",
     "GIoULoss",
     "L1Loss",
+    "MaskedFeatureDistillation",
     "ObjectnessSoftmax",
     "Record",
     "SigmoidCrossEntropy",

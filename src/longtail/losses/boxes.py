@@ -81,5 +81,5 @@ class GIoULoss(BoxLoss):
 
 
 def _area(size: Tensor) -> Tensor:
-    """(P,) from (P, 2). A plain product: the gradient of ``prod`` asks the host whether there are zeros."""
+    """Width times height, (P,) from (P, 2)."""
     return size[:, 0] * size[:, 1]

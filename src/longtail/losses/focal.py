@@ -12,7 +12,7 @@ from longtail.losses.base import ClassificationLoss
 from longtail.losses.cells import full_precision, left_out_cells, target_cells
 from longtail.losses.sigmoid import prior_logit, sigmoid_scores
 
-# Stands for log(0): small enough for any gamma, but finite, so that no gradient is inf - inf.
+# Stands for log(0): small enough for any gamma > 0, but finite, so that gamma = 0 gives 0 and not 0 * infinity.
 _LOG_ZERO = -1e30
 
 
@@ -104,7 +104,7 @@ class FocalLoss(ClassificationLoss):
         signed = torch.where(target, logits, -logits)  # p_t = sigmoid(signed)
         fade = (self.gamma * F.logsigmoid(-signed)).exp()  # (1 - p_t)^gamma
         cells = -fade * F.logsigmoid(signed)
-        return cells * torch.where(target, self.alpha, 1 - self.alpha).to(cells.dtype)
+        return torch.where(target, self.alpha * cells, (1 - self.alpha) * cells)
 
     def _softmax_rows(self, logits: Tensor, labels: Tensor, target: Tensor, left_out: Tensor | None) -> Tensor:
         """Loss of every row, (N,)."""

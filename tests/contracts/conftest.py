@@ -1,0 +1,6 @@
+"""Lets the suites of this folder import ``contract_parts``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,91 @@
+"""Two processes with different data: sums and gathers are right, and what should be shared is equal on both.
+
+One session for everything, since starting two processes is the slow part. This file is also what each of them runs.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from contract_parts import LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
+
+from longtail.losses.state import gather_rows, sum_over_ranks
+
+
+def test_two_ranks(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path / "meeting_point")],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+
+
+def equal_on_both(tensors, name):
+    """Fails if a buffer differs between the ranks."""
+    mine = {key: value.clone() for key, value in tensors.items()}
+    both = [None, None]
+    dist.all_gather_object(both, mine)
+    for key in mine:
+        assert torch.equal(both[0][key], both[1][key]), f"{key} of {name} differs between the ranks"
+
+
+def sums_and_gathers(rank):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
+        mine = torch.tensor([1, 2, 3], dtype=dtype) * (rank + 1)
+        total = sum_over_ranks(mine)
+        assert total.dtype == dtype
+        assert total.tolist() == [3, 6, 9]
+        assert mine.tolist() == [rank + 1, 2 * rank + 2, 3 * rank + 3], "the input was changed"
+        assert sum_over_ranks(mine, sync=False).tolist() == mine.tolist()
+    assert sum_over_ranks(torch.ones(2, 4)[:, ::2]).tolist() == [[2, 2], [2, 2]]
+    assert sum_over_ranks(torch.tensor(2.5, requires_grad=True)).requires_grad is False
+
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
+        for lengths in ((2, 3), (0, 2), (3, 0), (0, 0), (1, 1)):
+            parts = [(torch.arange(n * 2).reshape(n, 2) % 3).to(dtype) for n in lengths]
+            assert torch.equal(gather_rows(parts[rank]), torch.cat(parts))
+            assert torch.equal(gather_rows(parts[rank], sync=False), parts[rank])
+    assert gather_rows(torch.full((rank + 1,), rank)).tolist() == [0, 1, 1]
+
+
+def losses(rank):
+    for case in LOSSES:
+        loss = build(case.values[0])
+        for step, rows in enumerate([(12, 20), (8, 0), (0, 5)]):  # a rank may have nothing to learn from
+            logits, labels = logits_and_labels(loss, rows[rank], seed=10 * step + rank)
+            loss(logits, labels, update_state=True).backward()
+        equal_on_both(dict(loss.named_buffers()), case.id)
+
+
+def replays(rank):
+    for case in REPLAYS:
+        part = build(case.values[0])
+        targets, pool = step_inputs(part.level)
+        for step, rows in enumerate([(12, 20), (8, 0), (0, 5)]):
+            regions = region_rows(rows[rank], part.level, seed=10 * step + rank)
+            part.step(regions, targets, pool, True)
+            part.after_logits(regions, torch.zeros(rows[rank], 6), True)
+        shared = {name: value for name, value in part.named_buffers() if name not in part.per_rank}
+        equal_on_both(shared, case.id)
+
+
+if __name__ == "__main__":
+    this_rank = int(sys.argv[1])
+    dist.init_process_group("gloo", init_method=Path(sys.argv[2]).as_uri(), rank=this_rank, world_size=2)
+    sums_and_gathers(this_rank)
+    losses(this_rank)
+    replays(this_rank)
+    dist.barrier()
+    dist.destroy_process_group()
