@@ -175,7 +175,9 @@ def background(size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
         noise = generator.normal(0, strength, (cells, cells, 3))
         layer = np.stack(
             [
-                np.asarray(Image.fromarray(noise[..., c].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+                np.asarray(
+                    Image.fromarray(noise[..., c].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+                )
                 for c in range(3)
             ],
             axis=-1,

@@ -125,7 +125,8 @@ class ShapePainter:
         surface = np.where(pattern[..., None], dark, bright)
         across = generator.uniform(-1, 1, 2)
         light = 1 + 0.18 * (across[0] * (x / size[1] - 0.5) + across[1] * (y / size[0] - 0.5))
-        return (255 * surface * light[..., None]).clip(0, 255).astype(np.uint8)
+        pixels: NDArray[np.uint8] = (255 * surface * light[..., None]).clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 def make_shapes(

@@ -129,7 +129,7 @@ def _run(
     fabric.barrier()
     say = Speaker(run.log, progress, speaks=first)
     if first:
-        write_json(run.data, {"paths": paths, **describe_data(data)})
+        write_json(run.data, describe_run(data, paths))
     log = MetricsLog(run.metrics, tensorboard=run.root / "tensorboard") if first else None
 
     cursor, state, optimiser_state = Cursor(), None, None
@@ -152,7 +152,7 @@ def _run(
             stage.optimiser.load_state_dict(optimiser_state)
         else:
             cursor.stage, cursor.step, cursor.passes_done = index, 0, False
-        for line in describe_sampler(stage.sampler, data, spec.schedule):
+        for line in describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule):
             say(line)
         identity = Identity(recipe, index, data.table.category_ids.tolist(), data.statistics)
         if resumed:

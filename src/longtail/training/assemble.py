@@ -155,7 +155,7 @@ def load_start(model: nn.Module, source: Path, spec: StageSpec, statistics: Clas
     state = load_weights(folder)
     names = Identity.read(folder).statistics.names
     if list(names) != list(statistics.names):
-        state, report = remap_classes(state, model, source_names=names, target_names=statistics.names)
+        state, report = remap_classes(model, state, source_classes=names, target_classes=statistics.names)
         return f"{report.text}; " + load_previous(model, state, spec, origin=str(source))
     return load_previous(model, state, spec, origin=str(source))
 

@@ -9,6 +9,7 @@ from typing import Any
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.sampling import ImageSampler, RepeatFactorSampler
 from longtail.schema.stage import Schedule
+from longtail.training.assemble import TrainingData
 from longtail.training.schedule import total_images
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
@@ -30,6 +31,16 @@ def describe_table(table: AnnotationTable) -> dict[str, Any]:
         "annotations": len(table.label),
         "classes": table.num_classes,
         "federated": table.federated,
+    }
+
+
+def describe_run(data: TrainingData, paths: dict[str, str | None]) -> dict[str, Any]:
+    """What a run learns from, for ``data.json``: paths, hashes, counts, groups."""
+    return {
+        "paths": paths,
+        "train": describe_table(data.table),
+        "val": None if data.val_table is None else describe_table(data.val_table),
+        "statistics": data.statistics.to_dict(),
     }
 
 

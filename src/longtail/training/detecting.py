@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset
 from longtail.data.loader import evaluation_loader
 from longtail.evaluation import DetectionTable
 from longtail.models.postprocess import masks_to_rle
+from longtail.models.rcnn import RCNN
 from longtail.training.progress import Progress
 
 
 def detect_all(
-    model: nn.Module,
+    model: RCNN,
     dataset: DetectionDataset,
     *,
     device: torch.device,
@@ -25,19 +26,23 @@ def detect_all(
     progress: Progress,
     rank: int = 0,
     world_size: int = 1,
+    detections_per_image: int | None = None,
 ) -> DetectionTable:
     """Detections of every picture of ``dataset``, in the frame of the original pictures, ordered by picture.
 
-    Each process takes its share of the pictures; all of them return the whole table.
+    Each process takes its share of the pictures; all of them return the whole table. ``detections_per_image`` replaces
+    the detector's own limit (protocols without a cap want many).
     """
     loader = evaluation_loader(dataset, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size)
-    was_training = model.training
+    was_training, inference = model.training, model.inference
     model.eval()
+    if detections_per_image is not None:
+        model.inference = replace(inference, detections_per_image=detections_per_image, pre_nms_cap=None)
     columns: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, list[dict[str, object]] | None]] = []
     progress.start("detect", len(dataset))
     with torch.inference_mode():
         for images, targets in loader:
-            found = model.detect([image.to(device) for image in images])  # type: ignore[operator]
+            found = model.detect([image.to(device) for image in images])
             for detections, target in zip(found, targets, strict=True):
                 boxes = detections["boxes"].float()
                 height, width = target["original_size"]
@@ -58,6 +63,7 @@ def detect_all(
             progress.advance(len(images) * world_size)
     progress.finish()
     model.train(was_training)
+    model.inference = inference
     if world_size > 1:
         parts: list[object] = [None] * world_size
         dist.all_gather_object(parts, columns)
@@ -77,8 +83,3 @@ def as_table(
         boxes=np.concatenate([c[3] for c in columns] or [np.zeros((0, 4))]),
         rles=[rle for c in columns for rle in (c[4] or [])] if masks else None,
     )
-
-
-def category_check(truth: AnnotationTable, model_ids: list[int | str]) -> bool:
-    """Whether the model's outputs stand for exactly the classes of ``truth``, in the same order."""
-    return [str(value) for value in truth.category_ids.tolist()] == [str(value) for value in model_ids]

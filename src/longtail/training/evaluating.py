@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
-from longtail.data import AnnotationTable, match_categories
+from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.evaluation import EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
@@ -90,10 +91,8 @@ def evaluate(
     if images is None:
         raise UsageError("give the image folder of the annotations (--images)")
     truth = AnnotationTable.from_coco(data, images=images)
-    truth = truth.relabelled(
-        match_categories((identity.statistics.names, identity.category_ids, str(folder)), truth),
-        (identity.statistics.names, identity.category_ids, str(folder)),
-    )
+    classes = Classes(identity.category_ids, list(identity.statistics.names), str(folder))
+    truth = truth.relabelled(match_categories(classes, truth), classes)
     target = device_of(device)
     model.to(target)
     uncapped = "fixed" in protocols or "pool" in protocols
@@ -148,7 +147,7 @@ def predict(
     """
     folder, _ = find_checkpoint(Path(run), checkpoint)
     model, identity = model_from_checkpoint(folder)
-    classes = (identity.statistics.names, identity.category_ids)
+    classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
     table = AnnotationTable.from_image_list(Path(images), categories=classes)
     target = device_of(device)
