@@ -14,7 +14,7 @@ from longtail.schema import Recipe, load_recipe
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage
 from longtail.training.checkpoint import Cursor, Identity
-from longtail.training.describe import describe_sampler
+from longtail.training.describe import describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
 from longtail.training.metrics_log import MetricsLog
