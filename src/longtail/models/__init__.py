@@ -1,1 +1,48 @@
-"""See the module docstrings."""
+"""Detectors and their parts: backbones, heads, classifiers, matching and what becomes a detection."""
+
+from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
+from longtail.models.mask_head import MaskBranch
+from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
+from longtail.models.matching import Matcher
+from longtail.models.postprocess import Inference, masks_to_rle, paste_masks
+from longtail.models.preprocess import ImageBatcher
+from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
+from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
+from longtail.models.region_head import BoxStage, Regions, StageResult
+from longtail.models.remap import remap_classes
+from longtail.models.tiny import tiny32
+from longtail.models.torchvision_weights import from_torchvision
+
+__all__ = [
+    "RCNN",
+    "BoxStage",
+    "Classifier",
+    "CosineClassifier",
+    "ImageBatcher",
+    "Inference",
+    "LevelNMS",
+    "LinearClassifier",
+    "MaskBranch",
+    "Matcher",
+    "NormalisedMaskPredictor",
+    "NormedLinear",
+    "OrdinaryMaskPredictor",
+    "ProposalFilter",
+    "ProposalNetwork",
+    "Proposals",
+    "PyramidBackbone",
+    "Regions",
+    "StageResult",
+    "TopN",
+    "faster_rcnn",
+    "from_torchvision",
+    "mask_rcnn",
+    "masks_to_rle",
+    "paste_masks",
+    "proposal_network",
+    "remap_classes",
+    "resnet_fpn",
+    "timm_fpn",
+    "tiny32",
+]

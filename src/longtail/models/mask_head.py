@@ -80,13 +80,8 @@ class MaskBranch(nn.Module):
             labels: (D,) per image, in 0..C-1.
         """
         pooled = self.pool(maps, list(boxes), [size])
-        label = torch.cat(list(labels))
-        own = [
-            self._own_maps(self.predictor(self.head(part)), label[start : start + self.chunk])
-            for start, part in zip(range(0, len(label), self.chunk), torch.split(pooled, self.chunk), strict=True)
-        ]
-        if not own:  # no detection at all: one empty pass tells the mask's size
-            own = [self._own_maps(self.predictor(self.head(pooled)), label)]
+        parts = zip(torch.split(pooled, self.chunk), torch.split(torch.cat(list(labels)), self.chunk), strict=True)
+        own = [self._own_maps(self.predictor(self.head(part)), label) for part, label in parts]
         probabilities = full_precision(torch.cat(own)).sigmoid()
         return list(torch.split(probabilities, [len(box) for box in boxes]))
 

@@ -66,7 +66,8 @@ def select_detections(
     while True:
         chosen = candidates
         if cap is not None and cap < candidates.shape[0]:
-            chosen = candidates[flat[candidates].topk(cap).indices]
+            # back in their order, so that pairs of equal score are not exchanged
+            chosen = candidates[flat[candidates].topk(cap, sorted=False).indices.sort().values]
         region, label = chosen // num_classes, chosen % num_classes
         if deltas.shape[1] == 4:
             own = deltas[region]

@@ -128,8 +128,8 @@ class BoxStage(nn.Module):
         self.replay = nn.ModuleList(replay)
         if classifier.level == "pooled" and any(part.level == "embedded" for part in self.replay):
             raise UsageError(
-                f"the classifier {classifier.name!r} takes pooled features, a replay part adds embedded ones; use a replay "
-                "part of level 'pooled' or a classifier of level 'embedded'"
+                f"the classifier {classifier.name!r} takes pooled features, a replay part adds embedded ones; use a "
+                "replay part of level 'pooled' or a classifier of level 'embedded'"
             )
         self.class_agnostic = class_agnostic
         self.box_coder = BoxCoder(box_weights)
