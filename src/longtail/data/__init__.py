@@ -1,1 +1,7 @@
-"""See the module docstrings."""
+"""Annotations, pictures, checks, and generated sets. Importing this needs no torch."""
+
+from longtail.data.shapes import make_shapes
+from longtail.data.statistics import ClassStatistics
+from longtail.data.table import AnnotationTable, Classes, match_categories
+
+__all__ = ["AnnotationTable", "ClassStatistics", "Classes", "make_shapes", "match_categories"]

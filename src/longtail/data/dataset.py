@@ -1,0 +1,217 @@
+"""Pictures with their targets, for training and evaluation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Transform
+
+from longtail.data.table import AnnotationTable
+from longtail.schema.errors import DataError
+
+MAX_PIXELS = 178_000_000
+
+
+class Target(TypedDict, total=False):
+    """What is known of one picture.
+
+    Shapes:
+        boxes (G, 4) float32, corners x1, y1, x2, y2 in pixels of the picture as given; labels (G,) int64 in 0..C-1;
+        masks (G, H, W) uint8; image_index row of the annotation table; draw_seed seed of every draw made for this
+        picture in this step; original_size (height, width) of the file after EXIF rotation; dropped objects that lost
+        their whole area to the transform.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    image_index: int
+    draw_seed: int
+    original_size: tuple[int, int]
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A request for a picture: its row, and the seed of all draws made for it."""
+
+    image: int
+    seed: int
+
+
+def draw_seed(seed: int, epoch: int, position: int) -> int:
+    """The seed of the draws for one position of an epoch's global list, in [0, 2**63): a hash of its arguments, so that
+    it depends on nothing else (no worker, no process, no history)."""
+    return int(np.random.SeedSequence([seed, epoch, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block, PyTorch's CPU, Python's and NumPy's global generators start from ``seed``; afterwards they are
+    as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party transforms
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """Pictures of an annotation table.
+
+    Args:
+        table: annotations.
+        root: folder the file names start from; no name may lead out of it.
+        transform: works on tv_tensors (image, boxes, masks), or None.
+        with_masks: whether masks are decoded; every annotation must then have one.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    An item is the picture (3, H, W) uint8, RGB, EXIF rotation applied, and its :class:`Target`. Crowd and ignored
+    annotations are left out of the target.
+
+    Raises:
+        DataError: (from an item) a picture that is missing, broken, too large or of another size than annotated, or a
+            missing mask; with file, id and remedy.
+    """
+
+    def __init__(
+        self,
+        table: AnnotationTable,
+        root: Path | str,
+        *,
+        transform: Transform | None = None,
+        with_masks: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if with_masks and len(table.label) and table.masks is None:
+            raise DataError(f"{table.source} has no masks; add segmentations, or train boxes alone (model=faster_rcnn)")
+        self.table = table
+        self.root = Path(root).resolve()
+        self.transform = transform
+        self.with_masks = with_masks
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return self.table.num_images
+
+    def __getitem__(self, request: int | Draw) -> tuple[Tensor, Target]:
+        draw = request if isinstance(request, Draw) else Draw(int(request), draw_seed(0, 0, int(request)))
+        picture = self.read(draw.image)
+        height, width = picture.shape[-2:]
+        own = self.table.rows_of(draw.image)
+        rows = np.arange(own.start, own.stop)
+        rows = rows[~(self.table.iscrowd[rows] | self.table.ignore[rows])]
+        sample: dict[str, Any] = {
+            "boxes": tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+                torch.from_numpy(self.table.boxes_xyxy(rows)), format="XYXY", canvas_size=(height, width)
+            ),
+            "labels": torch.from_numpy(self.table.label[rows].astype(np.int64)),
+        }
+        if self.with_masks:
+            sample["masks"] = tv_tensors.Mask(torch.from_numpy(self.masks(rows, height, width)))
+        image: Tensor = tv_tensors.Image(picture)
+        if self.transform is not None:
+            with seeded(draw.seed):
+                image, sample = self.transform(image, sample)
+        target = Target(
+            boxes=sample["boxes"].as_subclass(Tensor),
+            labels=sample["labels"],
+            image_index=draw.image,
+            draw_seed=draw.seed,
+            original_size=(height, width),
+            dropped=len(rows) - len(sample["labels"]),
+        )
+        if self.with_masks:
+            target["masks"] = sample["masks"].as_subclass(Tensor)
+        return image.as_subclass(Tensor), target
+
+    def masks(self, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Masks (n, H, W) of some annotations of one picture."""
+        column = self.table.masks
+        lacking = rows if column is None else rows[column.kind[rows] == 0]
+        if len(lacking):
+            raise DataError(
+                f"{self.table.source}: annotation {self.table.annotation_ids[lacking[0]]!r} has no segmentation; add "
+                "one, or train boxes alone (model=faster_rcnn)"
+            )
+        if column is None:
+            return np.zeros((0, height, width), dtype=np.uint8)
+        return column.decode(rows, height, width)
+
+    def path(self, image: int) -> Path:
+        """Where a picture lies.
+
+        Raises:
+            DataError: its name leads out of the image folder.
+        """
+        name = self.table.file_names[image]
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root):
+            raise DataError(
+                f"{self.table.source}: image {self._id(image)!r} has the file_name {name!r}, which leads out of the "
+                f"image folder {self.root}; use names inside it"
+            )
+        return path
+
+    def read(self, image: int) -> Tensor:
+        """A picture (3, H, W), uint8, RGB, upright."""
+        path = self.path(image)
+        try:
+            with Image.open(path) as opened:
+                if opened.width * opened.height > self.max_pixels:
+                    raise DataError(
+                        f"{path} (image {self._id(image)!r}) has {opened.width} x {opened.height} pixels, more than "
+                        f"{self.max_pixels}; make it smaller or raise images.max_pixels"
+                    )
+                upright = ImageOps.exif_transpose(opened)
+                pixels = to_rgb(upright)
+        except FileNotFoundError:
+            raise DataError(f"there is no picture {path} (image {self._id(image)!r} of {self.table.source})") from None
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"{path} (image {self._id(image)!r}) cannot be read: {error}; replace it or remove the image"
+            ) from None
+        size = (int(self.table.heights[image]), int(self.table.widths[image]))
+        if 0 not in size and size != pixels.shape[:2]:
+            raise DataError(
+                f"{path} is {pixels.shape[0]} x {pixels.shape[1]} (height x width, EXIF rotation applied), but image "
+                f"{self._id(image)!r} of {self.table.source} says {size[0]} x {size[1]}; correct the annotation file"
+            )
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+    def _id(self, image: int) -> Any:
+        return (
+            self.table.image_ids.tolist()[image]
+            if self.table.image_ids.dtype == object
+            else int(self.table.image_ids[image])
+        )
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8. Transparent parts become white; 16-bit grey is scaled to 8 bits, as are 32-bit and float."""
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(picture, dtype=np.float64)
+        if picture.mode.startswith("I;16") or values.max(initial=0) > 255:
+            values = values / 257
+        return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layered = picture.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, layered)
+    return np.array(picture.convert("RGB"))

@@ -1,0 +1,285 @@
+"""Annotations in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtail.data.masks import MaskColumn
+from longtail.data.statistics import ClassStatistics, Count
+from longtail.schema.errors import DataError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class LabelLists:
+    """A list of labels per image: those of image i are ``labels[start[i]:start[i + 1]]``."""
+
+    start: NDArray[np.int64]
+    labels: NDArray[np.int32]
+
+    def of(self, image: int) -> NDArray[np.int32]:
+        """Labels of one image."""
+        return self.labels[self.start[image] : self.start[image + 1]]
+
+    def take(self, images: NDArray[np.int64]) -> LabelLists:
+        """The lists of some images, in the order of ``images``."""
+        lists = [self.of(int(image)) for image in images]
+        start = np.concatenate(([0], np.cumsum([len(labels) for labels in lists]))).astype(np.int64)
+        return LabelLists(start, np.concatenate([*lists, np.zeros(0, np.int32)]).astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A label set: ``ids`` and ``names`` (C,) in the order of the labels; ``source`` says whose it is."""
+
+    ids: list[int | str]
+    names: list[str]
+    source: str
+
+
+@dataclass(frozen=True)
+class AnnotationTable:
+    """Images and annotations of one data set. Labels are 0..C-1 inside; original ids and names are kept.
+
+    Attributes:
+        source: the file it came from.
+        image_ids: (I,) original ids.
+        file_names: (I,) paths below the image folder.
+        heights, widths: (I,) pixels, 0 = unknown.
+        category_ids, category_names: (C,) original ids and names, in the order of the labels.
+        annotation_ids: (A,) original ids.
+        image_index: (A,) row of the image; annotations are sorted by it.
+        label: (A,) 0..C-1.
+        boxes_xywh: (A, 4) left, top, width, height in pixels, as in the file.
+        area: (A,) square pixels.
+        iscrowd, ignore: (A,) flags.
+        masks: segmentations; None when no annotation has one.
+        negatives, not_exhaustive: per image, labels known to be absent, and labels not marked completely (LVIS).
+        image_start: (I + 1,) annotations of image i are ``image_start[i]:image_start[i + 1]``.
+    """
+
+    source: str
+    image_ids: NDArray[Any]
+    file_names: list[str]
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    category_ids: NDArray[Any]
+    category_names: list[str]
+    annotation_ids: NDArray[Any]
+    image_index: NDArray[np.int32]
+    label: NDArray[np.int32]
+    boxes_xywh: NDArray[np.float64]
+    area: NDArray[np.float64]
+    iscrowd: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
+    masks: MaskColumn | None
+    negatives: LabelLists | None
+    not_exhaustive: LabelLists | None
+    image_start: NDArray[np.int64]
+
+    @property
+    def num_images(self) -> int:
+        """I."""
+        return len(self.file_names)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.category_names)
+
+    @property
+    def num_empty(self) -> int:
+        """Images without annotations."""
+        return int((np.diff(self.image_start) == 0).sum())
+
+    @property
+    def federated(self) -> bool:
+        """Whether every image lists its negative and its not exhaustively marked classes, as LVIS does."""
+        return self.negatives is not None and self.not_exhaustive is not None
+
+    @property
+    def classes(self) -> Classes:
+        """The label set."""
+        return Classes(self.category_ids.tolist(), list(self.category_names), self.source)
+
+    def rows_of(self, image: int) -> slice:
+        """Annotations of one image."""
+        return slice(int(self.image_start[image]), int(self.image_start[image + 1]))
+
+    def boxes_xyxy(self, rows: slice | NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """(n, 4) corners x1, y1, x2, y2 in pixels of all or some annotations."""
+        boxes = self.boxes_xywh if rows is None else self.boxes_xywh[rows]
+        return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1).astype(np.float32)
+
+    def statistics(self, *, edges: tuple[int, int] = (10, 100), count: Count = "images") -> ClassStatistics:
+        """Counts and frequency groups; crowd and ignored annotations are not counted."""
+        kept = ~(self.iscrowd | self.ignore)
+        label = self.label[kept].astype(np.int64)
+        pairs = np.unique(self.image_index[kept].astype(np.int64) * self.num_classes + label)
+        return ClassStatistics(
+            names=list(self.category_names),
+            image_counts=np.bincount(pairs % self.num_classes, minlength=self.num_classes).astype(np.int64),
+            instance_counts=np.bincount(label, minlength=self.num_classes).astype(np.int64),
+            num_images=self.num_images,
+            num_nonempty=len(np.unique(pairs // self.num_classes)),
+            edges=edges,
+            count=count,
+        )
+
+    def without_empty(self) -> AnnotationTable:
+        """Only the images that have annotations."""
+        return self.select(np.flatnonzero(np.diff(self.image_start)).astype(np.int64))
+
+    def select(self, images: NDArray[np.int64]) -> AnnotationTable:
+        """The given images, in ascending order, with their annotations."""
+        images = np.unique(images)
+        rows = np.flatnonzero(np.isin(self.image_index, images)).astype(np.int64)
+        counts = np.diff(self.image_start)[images]
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            file_names=[self.file_names[image] for image in images.tolist()],
+            heights=self.heights[images],
+            widths=self.widths[images],
+            annotation_ids=self.annotation_ids[rows],
+            image_index=np.repeat(np.arange(len(images), dtype=np.int32), counts),
+            label=self.label[rows],
+            boxes_xywh=self.boxes_xywh[rows],
+            area=self.area[rows],
+            iscrowd=self.iscrowd[rows],
+            ignore=self.ignore[rows],
+            masks=None if self.masks is None else self.masks.take(rows),
+            negatives=None if self.negatives is None else self.negatives.take(images),
+            not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive.take(images),
+            image_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        )
+
+    def relabelled(self, label_map: NDArray[np.int64], classes: AnnotationTable | Classes) -> AnnotationTable:
+        """The same annotations with another label set.
+
+        Args:
+            label_map: (C,) the new label of every old one, -1 = it has none (then no annotation may use it).
+            classes: the new label set.
+        """
+        classes = classes.classes if isinstance(classes, AnnotationTable) else classes
+        return replace(
+            self,
+            category_ids=id_array(classes.ids),
+            category_names=list(classes.names),
+            label=label_map[self.label].astype(np.int32),
+            negatives=_map_lists(self.negatives, label_map),
+            not_exhaustive=_map_lists(self.not_exhaustive, label_map),
+        )
+
+    @classmethod
+    def from_coco(cls, path: Path | str, *, images: Path | str | None = None) -> Self:
+        """Reads a COCO or LVIS annotation file, plain or ``.gz``; see :func:`longtail.data.coco.read_coco`."""
+        from longtail.data.coco import read_coco
+
+        return cls(**read_coco(Path(path)))
+
+    @classmethod
+    def from_image_list(
+        cls,
+        images: Path | str | Sequence[Path | str],
+        *,
+        categories: tuple[Sequence[str], Sequence[int | str]] | None = None,
+    ) -> Self:
+        """Pictures without annotations, for prediction.
+
+        Args:
+            images: a picture, a folder (searched through, in alphabetical order) or a list of pictures.
+            categories: names and ids of a detector's classes.
+
+        Raises:
+            DataError: there are no pictures.
+        """
+        if isinstance(images, Path | str) and Path(images).is_dir():
+            root = Path(images)
+            names = sorted(
+                str(path.relative_to(root)) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+            )
+        elif isinstance(images, Path | str):
+            names = [Path(images).name] if Path(images).is_file() else []
+        else:
+            names = [str(path) for path in images]
+        if not names:
+            raise DataError(f"there are no pictures in {images} ({', '.join(IMAGE_SUFFIXES)})")
+        count = len(names)
+        class_names, ids = categories or ([], [])
+        none = np.zeros(0)
+        return cls(
+            source=str(images),
+            image_ids=np.arange(1, count + 1),
+            file_names=names,
+            heights=np.zeros(count, np.int32),
+            widths=np.zeros(count, np.int32),
+            category_ids=id_array(list(ids)),
+            category_names=list(class_names),
+            annotation_ids=none.astype(np.int64),
+            image_index=none.astype(np.int32),
+            label=none.astype(np.int32),
+            boxes_xywh=np.zeros((0, 4)),
+            area=none,
+            iscrowd=none.astype(np.bool_),
+            ignore=none.astype(np.bool_),
+            masks=None,
+            negatives=None,
+            not_exhaustive=None,
+            image_start=np.zeros(count + 1, np.int64),
+        )
+
+
+def id_array(ids: Sequence[int | str]) -> NDArray[Any]:
+    """Original ids as a column: 64-bit integers if all are integers, objects otherwise."""
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in ids):
+        return np.array(ids, dtype=np.int64)
+    column = np.empty(len(ids), dtype=object)
+    column[:] = list(ids)
+    return column
+
+
+def match_categories(training: AnnotationTable | Classes, other: AnnotationTable) -> NDArray[np.int64]:
+    """The training label of every label of ``other``, by class name; by name and id where names repeat.
+
+    Classes that ``other`` lists but never uses may be missing in training; they map to -1.
+
+    Raises:
+        DataError: annotations of ``other`` use classes that training does not have.
+    """
+    own = training.classes if isinstance(training, AnnotationTable) else training
+    repeated = len(set(own.names)) < len(own.names)
+    keys: list[Any] = list(zip(own.names, own.ids, strict=True)) if repeated else list(own.names)
+    known = {key: label for label, key in enumerate(keys)}
+    theirs: list[Any] = list(other.category_names)
+    if repeated:
+        theirs = list(zip(other.category_names, other.category_ids.tolist(), strict=True))
+    label_map = np.array([known.get(key, -1) for key in theirs], dtype=np.int64)
+    used = np.unique(other.label)
+    lacking = [other.category_names[label] for label in used.tolist() if label_map[label] < 0]
+    if lacking:
+        raise DataError(
+            f"{other.source} has annotations of {len(lacking)} classes that {own.source} does not have "
+            f"({', '.join(map(repr, lacking[:5]))}{', ...' if len(lacking) > 5 else ''}); classes are matched by name"
+        )
+    return label_map
+
+
+def _map_lists(lists: LabelLists | None, label_map: NDArray[np.int64]) -> LabelLists | None:
+    if lists is None:
+        return None
+    mapped = label_map[lists.labels]
+    image = np.repeat(np.arange(len(lists.start) - 1), np.diff(lists.start))
+    kept = mapped >= 0
+    counts = np.bincount(image[kept], minlength=len(lists.start) - 1)
+    return LabelLists(np.concatenate(([0], np.cumsum(counts))).astype(np.int64), mapped[kept].astype(np.int32))

@@ -1,0 +1,83 @@
+"""Augmentation on torchvision's v2 transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+
+class ResizeShortSide(v2.Transform):
+    """Resizes to a short side drawn from a list, with a limit on the long side; never changes the aspect ratio.
+
+    Args:
+        short_sides: pixels; one is drawn per picture.
+        long_side: pixels; where the longer side would exceed it, it becomes this and the shorter side follows.
+    """
+
+    def __init__(self, short_sides: Sequence[int], long_side: int) -> None:
+        super().__init__()
+        if not short_sides or min(short_sides) < 1 or long_side < 1:
+            raise ValueError(f"sides must be at least 1 pixel, got {list(short_sides)} and {long_side}")
+        self.short_sides = list(short_sides)
+        self.long_side = long_side
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws the side and computes the new (height, width)."""
+        height, width = v2._utils.query_size(flat_inputs)
+        side = self.short_sides[int(torch.randint(len(self.short_sides), ()))]
+        factor = min(side / min(height, width), self.long_side / max(height, width))
+        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resizes one of picture, boxes, masks."""
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+
+
+class DropDegenerate(torch.nn.Module):
+    """Clips boxes to the picture and removes objects that have no area left, with their labels and masks."""
+
+    def forward(self, image: Tensor, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """(image, sample) -> (image, sample without them)."""
+        boxes = F.clamp_bounding_boxes(sample["boxes"])
+        corners = boxes.as_subclass(Tensor)
+        kept = ((corners[:, 2:] - corners[:, :2]) > 0).all(dim=1)
+        if bool(kept.all()):
+            return image, {**sample, "boxes": boxes}
+        return image, {name: _take(value, kept) for name, value in {**sample, "boxes": boxes}.items()}
+
+
+def _take(value: Any, kept: Tensor) -> Any:
+    chosen = value.as_subclass(Tensor)[kept]
+    return tv_tensors.wrap(chosen, like=value) if isinstance(value, tv_tensors.TVTensor) else chosen
+
+
+def train_transform(
+    short_sides: Sequence[int],
+    long_side: int,
+    *,
+    flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    brightness: float = 0.0,
+) -> v2.Transform:
+    """Scale jitter, flips, brightness, and removal of objects that were lost.
+
+    Args:
+        short_sides, long_side: pixels; see :class:`ResizeShortSide`.
+        flip, vertical_flip: probabilities.
+        brightness: factors are drawn from 1 - brightness .. 1 + brightness.
+    """
+    steps: list[Any] = [ResizeShortSide(short_sides, long_side)]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if vertical_flip:
+        steps.append(v2.RandomVerticalFlip(vertical_flip))
+    if brightness:
+        steps.append(v2.ColorJitter(brightness=brightness))
+    steps.append(DropDegenerate())
+    return v2.Compose(steps)
