@@ -1,1 +1,1 @@
-"""See the module docstrings."""
+"""The command line: one small module per command, whose heavy imports wait until the command runs."""

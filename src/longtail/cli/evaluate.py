@@ -1,0 +1,69 @@
+"""``longtail eval``: the figures of a finished run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from longtail.cli.command import Command, add_device, add_json, add_quiet, print_json
+
+PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="annotations; default: the run's validation file")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their pictures")
+    parser.add_argument(
+        "--protocol", default="auto", metavar="NAME[,NAME]", help=f"of {', '.join(PROTOCOLS)}; default: auto"
+    )
+    parser.add_argument("--split", metavar="NAME", help="name of the result; default: val, or the name of --data")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which weights")
+    add_device(parser)
+    add_quiet(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Detects, evaluates, and prints one table per protocol."""
+    from longtail.reports.tables import results_text
+    from longtail.schema import UsageError
+    from longtail.schema.explain import nearest
+    from longtail.training import api
+    from longtail.training.progress import make_progress
+
+    protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
+    if not protocols:
+        raise UsageError(f"--protocol names none; known: {', '.join(PROTOCOLS)}")
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise UsageError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
+    if (arguments.data is None) != (arguments.images is None):
+        raise UsageError("other data need both --data FILE and --images DIR")
+    split = arguments.split or (file_name(arguments.data) if arguments.data is not None else "val")
+    found = api.evaluate(
+        arguments.run,
+        data=arguments.data,
+        images=arguments.images,
+        protocols=protocols,
+        split=split,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        progress=make_progress(quiet=arguments.quiet),
+    )
+    contents = {name: {kind: result.to_dict() for kind, result in kinds.items()} for name, kinds in found.items()}
+    if arguments.json:
+        print_json({"run": str(arguments.run), "split": split, "results": contents})
+        return 0
+    print("\n\n".join(results_text(kinds) for kinds in contents.values()))
+    print(f"\nfiles  {arguments.run / 'eval' / split}")
+    return 0
+
+
+def file_name(path: Path) -> str:
+    """``test`` of ``some/test.json.gz``."""
+    return path.name.removesuffix(".gz").removesuffix(".json")
+
+
+COMMAND = Command("eval", "Evaluate a run, by one or more protocols.", configure, run)
