@@ -1,0 +1,39 @@
+"""Recipes in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from longtail.reports.recipes import explain_recipe, length_text, list_recipes
+from longtail.schema import load_recipe, recipe_names
+from longtail.schema.stage import Schedule
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_has_all_seams(name: str) -> None:
+    text = explain_recipe(load_recipe(name))
+    for seam in ("image sampler", "region sampler", "classifier", "classification loss", "box loss", "feature replay"):
+        assert text.count(f"  {seam} ") == len(load_recipe(name).stages)
+
+
+def test_replay_and_frozen_parts_are_named() -> None:
+    changes = [
+        "stages.end-to-end.replay=[{type: object_memory, count: 5}]",
+        "stages.end-to-end.trainable.freeze=[backbone]",
+    ]
+    text = explain_recipe(load_recipe("rfs", changes))
+    assert "object_memory (source current, count 5" in text
+    assert "everything except backbone" in text
+
+
+def test_the_list_shows_sources() -> None:
+    text = list_recipes([load_recipe(name) for name in recipe_names()])
+    assert "Gupta et al., LVIS, CVPR 2019, section 4" in text
+    assert list_recipes([]) == ""
+
+
+def test_lengths() -> None:
+    assert length_text(Schedule(epochs=12)) == "12 epochs in batches of 16, steps decay"
+    assert (
+        length_text(Schedule(images=1920, batch_size=4, decay="cosine")) == "1920 images in batches of 4, cosine decay"
+    )
