@@ -79,6 +79,19 @@ def test_limits_are_those_of_the_call_not_of_the_mode() -> None:
         assert [len(boxes) for boxes in rpn.detect(images_of(2), maps_of(2), top=TopN(30, 5)).boxes] == [5, 5]
 
 
+def test_candidates_of_the_filter_are_the_best_of_every_level() -> None:
+    class All(ProposalFilter):
+        def __call__(self, boxes, scores, levels, image_size, gt_boxes=None, gt_labels=None):  # type: ignore[no-untyped-def]
+            assert levels.bincount().tolist() == [30, 30, 30]
+            return scores.argsort(descending=True)
+
+    rpn = network(proposal_filter=All(), top_in_detect=TopN(30, 1000))
+    maps = maps_of(1)
+    found = rpn.detect(images_of(1), maps)
+    per_level = [logits.flatten().topk(30).values for logits in rpn.head(list(maps.values()))[0]]
+    torch.testing.assert_close(found.scores[0], torch.cat(per_level).sigmoid().sort(descending=True).values)
+
+
 def test_level_nms_lets_boxes_of_different_levels_be() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [3, 3, 3, 9], [20, 20, 30, 30]])
     scores = torch.tensor([0.2, 0.9, 0.4, 0.99, 0.05])

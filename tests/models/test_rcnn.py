@@ -138,6 +138,8 @@ def test_stochastic_losses_draw_from_the_steps_seed() -> None:
     first = model.losses(images, targets)["loss_classifier"]
     torch.manual_seed(99)
     assert torch.equal(model.losses(images, targets)["loss_classifier"], first)
+    whole = detector().eval().losses(images, targets)["loss_classifier"]
+    assert 0 < first < whole
 
 
 def test_without_seeds_pytorchs_own_generator_decides() -> None:
@@ -279,7 +281,7 @@ def test_detections_are_in_the_frame_of_the_given_picture() -> None:
 
 
 def test_resizing_in_losses_is_resizing_in_the_loader() -> None:
-    model = detector(masks=False).eval()
+    model = detector().eval()
     images, targets = batch((2,), dtype=torch.float32)
     model.preprocess.short_side, model.preprocess.long_side = 96, 200
     scaled, moved = model.preprocess(images, targets, resize=True)

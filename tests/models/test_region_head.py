@@ -14,7 +14,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.losses.auxiliary import Record
-from longtail.losses.base import ClassificationLoss
+from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.boxes import GIoULoss, L1Loss, SmoothL1Loss
 from longtail.losses.softmax import SoftmaxCrossEntropy
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier
@@ -371,11 +371,12 @@ def test_state_changes_as_asked_or_as_the_mode_says(mode: bool, update: bool | N
     assert bool(head.classification_loss.seen.any()) is expected
 
 
-def test_stored_background_rows_train_no_box_and_spoil_no_gradient() -> None:
+@pytest.mark.parametrize("box_loss", [L1Loss(), GIoULoss()])
+def test_stored_background_rows_train_no_box_and_spoil_no_gradient(box_loss: BoxLoss) -> None:
     def background(rows: RegionRows) -> ReplayRows:
         return rows_like(rows, [C, 1], gt_boxes=torch.tensor([[float("nan")] * 4, [10.0, 12, 40, 44]]))
 
-    with_background = stage(Scripted(background))
+    with_background = stage(Scripted(background), box_loss=box_loss)
     losses = run(with_background).losses
     sum(losses.values()).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in with_background.parameters())

@@ -124,10 +124,10 @@ def all_rows(current: RegionRows, replayed: Sequence[ReplayRows], features: Tens
 def _without_replaced(labels: Tensor, logits: Tensor, replayed: Sequence[ReplayRows]) -> Tensor:
     """(R,) 0 for this step's rows that give way to replayed ones, else 1."""
     count = labels.shape[0]
-    weight = logits.new_ones(count + 1)  # the last slot takes what replaces nothing
+    weight = logits.new_ones(count + 1)  # the last slot takes what replaces nothing (-1)
     for rows in replayed:
         if rows.replaces is not None:
-            weight[torch.where(rows.replaces < 0, count, rows.replaces)] = 0.0
+            weight[rows.replaces] = 0.0
     return weight[:count]
 
 
