@@ -1,13 +1,14 @@
 """Repeat factor sampling against loops written from the formula."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtail.sampling import ClassAwareSampler, RepeatFactorSampler, UniformSampler, repeat_factors
+from longtail.sampling import RepeatFactorSampler, repeat_factors
 
 Pictures = list[list[int]]
 
@@ -79,27 +80,6 @@ def test_fixed_roundings(rounding: str, expected: int) -> None:
         assert counts[10] == 1
 
 
-@pytest.mark.parametrize("kind", ["uniform", "rfs", "class-aware"])
-def test_an_epoch_is_a_pure_function_of_seed_and_epoch(kind: str) -> None:
-    start, labels = columns([[0, 1], [1], [2, 2, 0], [0], []] * 4)
-
-    def make(seed: int):  # noqa: ANN202
-        if kind == "uniform":
-            return UniformSampler(20, seed=seed)
-        if kind == "rfs":
-            return RepeatFactorSampler(start, labels, 3, seed=seed, threshold=0.9)
-        return ClassAwareSampler(start, labels, 3, seed=seed)
-
-    one, other = make(1), make(1)
-    later = one.epoch(5)
-    assert np.array_equal(one.epoch(2), other.epoch(2))
-    assert np.array_equal(later, other.epoch(5))
-    assert not np.array_equal(one.epoch(2), one.epoch(3))
-    assert not np.array_equal(one.epoch(2), make(2).epoch(2))
-    assert not hasattr(one, "set_epoch")
-    assert one.describe()
-
-
 def test_effect_counts_objects_and_warns_when_idle() -> None:
     start, labels = columns([[0]] * 9 + [[0, 1, 1], []])
     sampler = RepeatFactorSampler(start, labels, 2, seed=0, threshold=0.5)
@@ -124,37 +104,26 @@ def test_mistakes_are_refused() -> None:
         repeat_factors(start, labels, 1, exponent=-1)
     with pytest.raises(ValueError, match="rounding"):
         RepeatFactorSampler(start, labels, 1, seed=0, rounding="up")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one picture"):
-        UniformSampler(0, seed=0)
-    with pytest.raises(ValueError, match="at least one object"):
-        ClassAwareSampler(np.array([0, 0]), np.zeros(0, np.int32), 2, seed=0)
 
 
-@given(world=worlds, seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
-def test_class_aware_visits_classes_equally(world: tuple[int, Pictures], seed: int) -> None:
-    classes, pictures = world
-    start, labels = columns(pictures)
-    if not len(labels):
-        return
-    length = 4 * classes + 1
-    rows = ClassAwareSampler(start, labels, classes, seed=seed, length=length).epoch(0)
-    assert len(rows) == length
-    present = sorted(set(labels.tolist()))
-    assert all(pictures[row] for row in rows), "pictures without objects do not occur"
-    # in every full cycle each class is visited once: its picture holds it, so a perfect assignment exists
-    for cycle in range(length // len(present)):
-        visited = [set(pictures[row]) for row in rows[cycle * len(present) : (cycle + 1) * len(present)]]
-        for c in present:
-            assert any(c in labels_ for labels_ in visited)
+def test_a_class_counts_once_per_picture_and_empty_pictures_at_either_end_keep_factor_one() -> None:
+    start, labels = columns([[], [1, 1, 1, 0], [0], [], [0], []])
+    found = repeat_factors(start, labels, 3, threshold=0.5)
+    np.testing.assert_allclose(found.class_frequency, [3 / 6, 1 / 6, 0])
+    np.testing.assert_allclose(found.class_factors, [1, math.sqrt(3), 1])
+    np.testing.assert_allclose(found.image_factors, [1, math.sqrt(3), 1, 1, 1, 1])
+    filled = repeat_factors(start, labels, 3, threshold=0.5, count_empty=False)
+    np.testing.assert_allclose(filled.class_frequency, [1, 1 / 3, 0])
+    nothing = repeat_factors(np.zeros(4, np.int64), labels[:0], 2, threshold="auto")
+    assert nothing.class_factors.tolist() == [1, 1]
+    assert nothing.image_factors.tolist() == [1, 1, 1]
 
 
-def test_class_aware_uses_every_picture_of_a_class_before_it_repeats_one() -> None:
-    start, labels = columns([[0], [0], [0], [1]])
-    rows = ClassAwareSampler(start, labels, 2, seed=0, length=12).epoch(0)
-    counts = np.bincount(rows, minlength=4)
-    assert counts.tolist() == [2, 2, 2, 6]
-
-
-def test_uniform_is_a_permutation() -> None:
-    assert sorted(UniformSampler(7, seed=1).epoch(3).tolist()) == list(range(7))
+def test_a_data_set_of_the_size_of_lvis_takes_no_loop() -> None:
+    generator = np.random.default_rng(0)
+    start = np.concatenate(([0], np.cumsum(generator.poisson(12.7, 100_000))))
+    labels = generator.integers(0, 1203, start[-1]).astype(np.int32)
+    began = time.process_time()
+    found = repeat_factors(start, labels, 1203)
+    assert time.process_time() - began < 2
+    assert len(found.image_factors) == 100_000

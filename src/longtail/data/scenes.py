@@ -19,6 +19,7 @@ from longtail.schema.errors import UsageError
 MANIFEST = "manifest.json"
 VISIBLE = 0.45  # an object keeps at least this share of its area visible
 ATTEMPTS = 24  # places tried for an object before it is made smaller
+SMALLEST = 6  # side in pixels below which no object is drawn
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ScenePlan:
         size: side of the square pictures, in pixels.
         classes: number of classes.
         train_images, val_images: pictures per part.
-        min_objects, max_objects: objects per picture, unless a picture must hold more classes.
+        min_objects, max_objects: objects per picture; one more now and then where the classes ask for it.
         most, least: training pictures of the most and of the least frequent class; geometric in between.
         val_images_per_class: validation pictures of every class.
         edges: rare up to the first number of training pictures, frequent above the second.
@@ -56,13 +57,42 @@ class ScenePlan:
             )
         if self.min_objects > self.max_objects:
             raise UsageError(f"min_objects {self.min_objects} is above max_objects {self.max_objects}")
+        for part, wanted, images, remedy in (
+            ("training", int(self.profile().sum()), self.train_images, "lower `most`"),
+            ("validation", self.classes * self.val_images_per_class, self.val_images, "lower `val_images_per_class`"),
+        ):
+            if wanted > images * self.max_objects:
+                raise UsageError(
+                    f"the {part} part of a generated set needs {wanted / images:.1f} classes per picture, more than "
+                    f"max_objects {self.max_objects}; ask for more {part} pictures or {remedy}"
+                )
 
     def profile(self) -> NDArray[np.int64]:
-        """(C,) training pictures per class: ``most * (least / most) ** (c / (C - 1))``, rounded."""
-        if self.classes == 1:
-            return np.array([self.most], dtype=np.int64)
-        share = np.arange(self.classes) / (self.classes - 1)
-        return np.maximum(np.rint(self.most * (self.least / self.most) ** share), self.least).astype(np.int64)
+        """(C,) training pictures per class, see :func:`geometric_profile`."""
+        return geometric_profile(self.classes, self.most, self.least)
+
+
+def geometric_profile(classes: int, most: int, least: int) -> NDArray[np.int64]:
+    """(C,) pictures per class: ``most * (least / most) ** (c / (C - 1))``, rounded."""
+    if classes == 1:
+        return np.array([most], dtype=np.int64)
+    share = np.arange(classes) / (classes - 1)
+    return np.maximum(np.rint(most * (least / most) ** share), least).astype(np.int64)
+
+
+def steepest_profile(classes: int, images: int, *, least: int, per_image: float) -> int:
+    """The largest ``most``, up to half of the pictures, with which pictures hold at most ``per_image`` classes each.
+
+    Where even ``least`` for every class is too much, ``least`` is returned and :class:`ScenePlan` refuses it.
+    """
+    low, high = least, max(least, images // 2)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if geometric_profile(classes, middle, least).sum() <= images * per_image:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @dataclass(frozen=True)
@@ -129,6 +159,9 @@ def compose(
     Returns:
         The picture (size, size, 3) and every object's visible mask (size, size). Each object keeps at least 45 % of
         its area visible.
+
+    Raises:
+        UsageError: there is no room for so many objects.
     """
     canvas = background(size, generator)
     owner = np.full((size, size), -1, dtype=np.int32)
@@ -136,7 +169,12 @@ def compose(
     for index, label in enumerate(labels):
         scale = 1.0
         while True:
-            side = max(6, round(scale * size * generator.uniform(*sides)))
+            if scale * size * sides[1] < SMALLEST / 4:
+                raise UsageError(
+                    f"{len(labels)} objects have no room in a picture of {size} x {size} pixels; ask for larger "
+                    "pictures or fewer objects"
+                )
+            side = max(SMALLEST, round(scale * size * generator.uniform(*sides)))
             pixels, mask = painter.paint(label, side, generator)
             pixels, mask = pixels[:size, :size], mask[:size, :size]
             place = find_place(mask, owner, areas, generator)
@@ -212,12 +250,10 @@ def write_set(
     """
     out = Path(out)
     manifest = {"plan": asdict(plan) | {"edges": list(plan.edges)}, "seed": seed, **description}
-    if out.exists() and any(out.iterdir()):
-        file = out / MANIFEST
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) == manifest:
-            return GeneratedSet(out)
-        raise UsageError(f"{out} holds something else already; choose an empty folder")
-    work = out.with_name(f".{out.name}.{os.getpid()}")
+    if _holds(out, manifest):
+        return GeneratedSet(out)
+    place = out.resolve()
+    work = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     try:
         parts = _draw_parts(work, plan, painter, seed=seed, sides=sides, progress=progress)
@@ -226,12 +262,29 @@ def write_set(
             text = json.dumps({**content, "categories": categories}, separators=(",", ":"))
             (work / f"{part}.json").write_text(text, encoding="utf-8")
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        os.replace(work, out)
+        if not _holds(out, manifest):  # another process may have been faster
+            if place.exists():
+                place.rmdir()
+            os.replace(work, place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return GeneratedSet(out)
+
+
+def _holds(out: Path, manifest: dict[str, Any]) -> bool:
+    """Whether the set of ``manifest`` lies in ``out``; False if there is nothing at all.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        if json.loads((out / MANIFEST).read_text(encoding="utf-8")) == manifest:
+            return True
+    except (OSError, ValueError):
+        pass
+    raise UsageError(f"{out} holds something else already; choose an empty folder")
 
 
 def _draw_parts(

@@ -151,15 +151,17 @@ def make_shapes(
         **changes: fields of :class:`~longtail.data.scenes.ScenePlan` that differ from the preset.
 
     Raises:
-        UsageError: an unknown preset or field, more than 256 classes, or a folder that holds something else.
+        UsageError: an unknown preset or field, more than 256 classes, counts that do not fit together, or a folder
+            that holds something else.
     """
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}; there are: {', '.join(PRESETS)}")
     known = set(ScenePlan.__dataclass_fields__)
     if unknown := set(changes) - known:
         raise UsageError(f"unknown field {sorted(unknown)[0]!r} of a generated set; known: {', '.join(sorted(known))}")
-    plan = ScenePlan(**{**{name: getattr(PRESETS[preset], name) for name in known}, **changes})
-    painter = ShapePainter(plan.classes, seed=seed)
+    fields = {name: getattr(PRESETS[preset], name) for name in known} | changes
+    painter = ShapePainter(fields["classes"], seed=seed)
+    plan = ScenePlan(**fields)
     return write_set(
         Path(out), plan, painter, seed=seed, sides=(0.2, 0.42), description={"kind": "shapes"}, progress=progress
     )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from longtail.data.scenes import GeneratedSet, ScenePlan, write_set
+from longtail.data.scenes import GeneratedSet, ScenePlan, steepest_profile, write_set
 from longtail.schema.errors import DataError, UsageError
 
-SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".gif")
+SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg", ".bmp")  # the last three are refused by name
 OPAQUE = 128  # alpha from which a pixel belongs to the object
-LARGEST = 256  # sprites are kept in memory at no more than this side
+SIDES = (0.14, 0.4)  # smallest and largest side of an object, as shares of the picture's
 
 
 def find_sprites(folder: Path) -> dict[str, list[Path]]:
@@ -35,45 +34,55 @@ def find_sprites(folder: Path) -> dict[str, list[Path]]:
         if files:
             found.setdefault(path.name if path.is_dir() else path.stem, []).extend(files)
     if not found:
-        raise UsageError(f"{folder} holds no pictures with transparency ({', '.join(SUFFIXES)})")
+        raise UsageError(f"{folder} holds no pictures; sprites are PNG, WebP, TIFF or GIF files with transparency")
     return found
 
 
-@lru_cache(maxsize=512)
-def read_sprite(path: Path) -> Image.Image:
-    """An RGBA picture, cut to what is visible of it.
+def read_sprite(path: Path, largest: int) -> Image.Image:
+    """An RGBA picture of at most ``largest`` pixels a side, cut to what is visible of it.
 
     Raises:
         DataError: the file cannot be read, or has no transparency, so that its outline is unknown.
     """
     try:
         with Image.open(path) as opened:
-            opened.thumbnail((LARGEST, LARGEST))
             picture = opened.convert("RGBA")
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"the sprite {path} cannot be read ({error}); replace or remove it") from None
-    alpha = picture.getchannel("A")
-    if alpha.getextrema()[0] >= OPAQUE:  # type: ignore[operator]
+    solid = np.asarray(picture)[..., 3] >= OPAQUE
+    if solid.all():
         raise DataError(f"the sprite {path} has no transparent background; give it one or remove it")
-    box = alpha.point(lambda value: 255 if value >= OPAQUE else 0).getbbox()
-    if box is None:
+    if not solid.any():
         raise DataError(f"the sprite {path} is transparent everywhere; remove it")
-    return picture.crop(box)
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    picture = picture.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+    picture.thumbnail((largest, largest))
+    return picture
 
 
 class SpritePainter:
     """Pastes sprites, scaled, mirrored and turned a little.
 
     Which sprite is frequent is a permutation drawn from ``seed``.
+
+    Args:
+        sprites: files of every class.
+        classes: how many of the classes take part.
+        largest: side in pixels of the largest object that will be asked for; sprites are kept at that size.
+        seed: source of the permutation.
+
+    Raises:
+        UsageError: there are fewer classes than asked for.
+        DataError: a sprite that cannot be used.
     """
 
-    def __init__(self, sprites: dict[str, list[Path]], classes: int, *, seed: int) -> None:
+    def __init__(self, sprites: dict[str, list[Path]], classes: int, *, largest: int, seed: int) -> None:
         names = sorted(sprites)
         if classes > len(names):
             raise UsageError(f"there are sprites for {len(names)} classes, {classes} were asked for")
         order = np.random.Generator(np.random.PCG64([seed, 7])).permutation(len(names))
         self.classes = [names[index] for index in order[:classes]]
-        self.files: Sequence[list[Path]] = [sprites[name] for name in self.classes]
+        self.sprites = [[read_sprite(file, largest) for file in sprites[name]] for name in self.classes]
 
     def names(self) -> list[str]:
         """File or folder names."""
@@ -83,8 +92,8 @@ class SpritePainter:
         self, label: int, side: int, generator: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """One of the class's sprites with a longer side of about ``side`` pixels."""
-        files = self.files[label]
-        sprite = read_sprite(files[int(generator.integers(len(files)))])
+        own = self.sprites[label]
+        sprite = own[int(generator.integers(len(own)))]
         if generator.random() < 0.5:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         sprite = sprite.rotate(float(generator.uniform(-20, 20)), Image.Resampling.BILINEAR, expand=True)
@@ -122,18 +131,22 @@ def make_sprite_scenes(
         classes: how many of the classes found; None = all.
         train_images, val_images, size, min_objects, max_objects, least, edges: see
             :class:`~longtail.data.scenes.ScenePlan`.
-        most: training pictures of the most frequent class; None = half of them.
+        most: training pictures of the most frequent class; None = half of them, or fewer where that would put more
+            than (min_objects + max_objects) / 2 classes into a picture.
         val_images_per_class: None = as many as give each picture about ``max_objects`` classes, at most 20.
         seed: source of every draw.
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        UsageError: no sprites, too few of them, or a folder that holds something else.
+        UsageError: no sprites, too few of them or too many for so few pictures, or a folder that holds something else.
         DataError: a sprite that cannot be read or has no transparency.
     """
     found = find_sprites(Path(sprites))
     count = len(found) if classes is None else classes
     per_class = val_images_per_class or max(1, min(20, val_images, val_images * max_objects // max(count, 1)))
+    if most is None:
+        per_image = (min_objects + max_objects) / 2
+        most = steepest_profile(max(count, 1), train_images, least=least, per_image=per_image)
     plan = ScenePlan(
         size=size,
         classes=count,
@@ -141,12 +154,12 @@ def make_sprite_scenes(
         val_images=val_images,
         min_objects=min_objects,
         max_objects=max_objects,
-        most=train_images // 2 if most is None else most,
+        most=most,
         least=least,
         val_images_per_class=per_class,
         edges=edges,
     )
-    painter = SpritePainter(found, count, seed=seed)
+    painter = SpritePainter(found, count, largest=round(1.5 * SIDES[1] * size), seed=seed)
     listing = "\n".join(f"{name}:{file.name}:{file.stat().st_size}" for name in sorted(found) for file in found[name])
     description = {"kind": "sprites", "sprites": hashlib.sha256(listing.encode()).hexdigest()}
-    return write_set(Path(out), plan, painter, seed=seed, sides=(0.14, 0.4), description=description, progress=progress)
+    return write_set(Path(out), plan, painter, seed=seed, sides=SIDES, description=description, progress=progress)
