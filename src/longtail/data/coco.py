@@ -189,8 +189,8 @@ def _boxes(path: Path, entries: Sequence[Entry], ids: Sequence[int | str]) -> ND
             f"{path}: annotation {ids[row]!r} has the bbox {entries[row].get('bbox')!r}; a bbox is [left, top, width, "
             "height] in pixels"
         ) from None
-    _refuse(path, ids, boxes, ~np.isfinite(boxes).all(axis=1), "is not finite")
-    _refuse(path, ids, boxes, (boxes[:, 2:] <= 0).any(axis=1), "has no area")
+    _refuse(path, ids, boxes, ~np.isfinite(boxes), "is not finite")
+    _refuse(path, ids, boxes, boxes[:, 2:] <= 0, "has no area")
     return boxes
 
 
@@ -205,9 +205,10 @@ def _is_box(value: Any) -> bool:
 def _refuse(
     path: Path, ids: Sequence[int | str], boxes: NDArray[np.float64], wrong: NDArray[np.bool_], what: str
 ) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        more = f" (and {int(wrong.sum()) - 1} more)" if wrong.sum() > 1 else ""
+    rows = np.flatnonzero(wrong.any(axis=1))
+    if len(rows):
+        row = int(rows[0])
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise DataError(
             f"{path}: annotation {ids[row]!r}: the bbox {boxes[row].tolist()} {what}{more}; correct or remove it"
         )

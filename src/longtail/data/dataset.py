@@ -118,7 +118,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         rows = np.arange(own.start, own.stop)
         rows = rows[~(self.table.iscrowd[rows] | self.table.ignore[rows])]
         sample: dict[str, Any] = {
-            "boxes": tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+            "boxes": tv_tensors.BoundingBoxes(
                 torch.from_numpy(self.table.boxes_xyxy(rows)), format="XYXY", canvas_size=(height, width)
             ),
             "labels": torch.from_numpy(self.table.label[rows].astype(np.int64)),

@@ -19,9 +19,9 @@ class MaskColumn:
     Attributes:
         kind: (A,) uint8: 0 = none, 1 = polygons, 2 = run-length encoding.
         polygon_start: (A + 1,) polygons of annotation a are ``polygon_start[a]:polygon_start[a + 1]``.
-        point_start: (P + 1,) numbers of polygon p are ``point_start[p]:point_start[p + 1]`` of ``points``.
+        point_start: (P + 1,) coordinates of polygon p are ``points[point_start[p]:point_start[p + 1]]``.
         points: x, y, x, y, ... of all polygons, in pixels.
-        code_start: (A + 1,) compressed run lengths of annotation a are ``code_start[a]:code_start[a + 1]`` of ``codes``.
+        code_start: (A + 1,) run lengths of annotation a are ``codes[code_start[a]:code_start[a + 1]]``, compressed.
         codes: bytes of all run lengths.
         code_size: (A, 2) height and width of every run-length encoding, 0 elsewhere.
     """

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 
-class ResizeShortSide(v2.Transform):
+class ResizeShortSide(v2.Transform):  # type: ignore[misc]
     """Resizes to a short side drawn from a list, with a limit on the long side; never changes the aspect ratio.
 
     Args:

@@ -99,7 +99,8 @@ class RCNN(nn.Module):
             targets: per image ``boxes`` (G, 4) corners in pixels, each of positive size, ``labels`` (G,) in 0..C-1,
                 ``masks`` (G, H, W) for a mask branch, and ``draw_seed``, which decides all random draws; without it
                 PyTorch's own generator does, and a loss does not subsample.
-            record: gets ``"maps"`` and what the box stage keeps.
+            record: gets ``"maps"``, ``"image_sizes"`` and ``"batch_size"`` (height, width) without and with padding,
+                and what the box stage keeps.
             update_state: whether loss and replay may change their state; None follows ``self.training``.
         """
         update = self.training if update_state is None else update_state
@@ -107,6 +108,8 @@ class RCNN(nn.Module):
         maps = self.backbone(batch.tensors)
         if record is not None:
             record.keep("maps", maps)
+            record.keep("image_sizes", batch.image_sizes)
+            record.keep("batch_size", _height_width(batch.tensors))
         size = _height_width(batch.tensors)
         device = batch.tensors.device
         generators = image_generators(scaled, device)

@@ -15,6 +15,7 @@ from longtail.build.samplers import image_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
 from longtail.data.transforms import train_transform
+from longtail.models.rcnn import RCNN
 from longtail.models.remap import remap_classes
 from longtail.models.weights import load_weights as load_file
 from longtail.schema import Recipe, UsageError
@@ -169,7 +170,7 @@ def checkpoint_folder(source: Path) -> Path | None:
     return None
 
 
-def model_from_checkpoint(folder: Path) -> tuple[nn.Module, Identity]:
+def model_from_checkpoint(folder: Path) -> tuple[RCNN, Identity]:
     """Builds the detector a checkpoint belongs to and loads its weights.
 
     Raises:

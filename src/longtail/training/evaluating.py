@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from lightning_fabric import Fabric
 
 from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.evaluation import EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
+from longtail.models.rcnn import RCNN
 from longtail.schema import Recipe, UsageError
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
@@ -22,7 +22,7 @@ from longtail.training.run_directory import RunDirectory, write_json
 
 
 def evaluate_model(
-    model: torch.nn.Module, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
+    model: RCNN, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
 ) -> dict[str, EvaluationResult]:
     """Metrics of a detector on the validation data, by IoU type."""
     assert data.val_table is not None and data.val_images is not None

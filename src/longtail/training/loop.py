@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from longtail.data.loader import PositionBatches, make_loader
 from longtail.losses.auxiliary import Record
+from longtail.models.rcnn import RCNN
 from longtail.schema import LongtailError
 from longtail.training.checkpoint import Cursor
 from longtail.training.metrics_log import MetricsLog
@@ -37,7 +38,7 @@ def train_stage(
     save: Callable[[Cursor], None],
     save_every: int,
     after_epoch: Callable[[int], None] = lambda epoch: None,
-) -> nn.Module:
+) -> RCNN:
     """Trains one stage from ``cursor.step`` to its end and returns the trained detector.
 
     Args:

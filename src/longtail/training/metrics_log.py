@@ -29,7 +29,7 @@ class MetricsLog:
         if tensorboard is not None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(tensorboard))
         if project is not None:
             import wandb
 

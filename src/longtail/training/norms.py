@@ -28,5 +28,5 @@ def average_norm_statistics(model: nn.Module) -> None:
     flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
+    for value, part in zip(values, torch.split(flat, [value.numel() for value in values]), strict=True):
         value.copy_(part.view_as(value))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from longtail.data import AnnotationTable, match_categories
 from longtail.schema import DataError, Recipe, UsageError

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from longtail.data.dataset import Target
 from longtail.losses.auxiliary import AuxiliaryLoss
+from longtail.models.rcnn import RCNN
 from longtail.sampling import ImageSampler
 from longtail.schema.parts import UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
@@ -37,7 +38,7 @@ class Stage:
     """
 
     name: str
-    model: nn.Module
+    model: RCNN
     optimiser: torch.optim.Optimizer
     schedule: Schedule
     steps: int
