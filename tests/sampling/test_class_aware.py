@@ -60,3 +60,10 @@ def test_an_epoch_is_as_long_as_the_data_set() -> None:
 def test_a_set_without_objects_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one object"):
         ClassAwareSampler(np.array([0, 0]), np.zeros(0, np.int32), 2, seed=0)
+
+
+def test_the_list_of_a_class_is_shuffled_again_in_every_round() -> None:
+    start, labels = columns([[0]] * 8)
+    rounds = ClassAwareSampler(start, labels, 1, seed=0, length=32).epoch(0).reshape(4, 8)
+    assert all(sorted(turn) == list(range(8)) for turn in rounds.tolist())
+    assert len({tuple(turn) for turn in rounds.tolist()}) == 4
