@@ -119,6 +119,13 @@ def test_only_the_best_overlapping_object_is_looked_at(load: Any) -> None:
     assert voc(found, truth).metrics["AR"] == pytest.approx(0.5)
 
 
+def test_of_equal_overlaps_the_first_object_is_looked_at(load: Any) -> None:
+    twins = [[0, 0, 10, 10], [0, 0, 10, 10]]
+    found = found_boxes([0, 0, 10, 10])
+    assert voc(found, one_image(load, twins, difficult=(1,))).metrics["AP"] == 1
+    assert voc(found, one_image(load, twins, difficult=(0,))).metrics["AP"] == 0
+
+
 def test_difficult_objects_count_neither_way(load: Any) -> None:
     truth = one_image(load, [[0, 0, 10, 10], [50, 50, 10, 10]], difficult=(0,))
     result = voc(found_boxes([0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 10, 10]), truth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_automatic_choice_needs_both_lists_in_all_images(load: Any, random_probl
         lvis(found, truth)
     with pytest.raises(DataError, match="neg_category_ids"):
         found.federated(truth)
+    listed = load(random_problem(5, iou_type="bbox")[0])
+    assert evaluate(found, dataclasses.replace(listed, not_exhaustive=None)).protocol == "coco"
 
 
 def boxes_truth(load: Any, objects: list[tuple[int, int, list[float]]], **lists: Any) -> Any:
@@ -269,7 +272,6 @@ def test_more_than_300_of_one_class_in_one_image_count_without_a_cap(load: Any) 
     assert lvis(found, truth).metrics["AR"] == 0
     assert lvis(found, truth, max_detections=1000).metrics["AR"] == pytest.approx(1)
     assert fixed(found, truth).metrics["AR"] == pytest.approx(1)
-    del found
 
 
 def test_area_on_the_border_is_small_and_medium(load: Any) -> None:

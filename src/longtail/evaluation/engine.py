@@ -52,6 +52,22 @@ def run(problem: Problem, caps: list[int], iou_type: str) -> Curves:
             one number, by which the detections have been cut before.
         iou_type: ``"bbox"`` or ``"segm"``.
     """
+    evaluator = matcher(problem, caps, iou_type)
+    evaluator.evaluate()
+    evaluator.accumulate()
+    counted = evaluator.eval
+    assert counted is not None
+    return Curves(
+        precision=np.asarray(counted["precision"]),
+        recall=np.asarray(counted["recall"]),
+        scores=np.asarray(counted["scores"]),
+        provenance=evaluator.provenance(),
+        deviations=list(evaluator.reference_deviations()),
+    )
+
+
+def matcher(problem: Problem, caps: list[int], iou_type: str) -> hotcoco.COCOeval:
+    """The engine with everything loaded and nothing matched yet; arguments as in :func:`run`."""
     images = _images(problem)
     categories = [_category(number, letter) for number, letter in enumerate(problem.letters, start=1)]
     truth = hotcoco.COCO.from_arrays(
@@ -71,17 +87,7 @@ def run(problem: Problem, caps: list[int], iou_type: str) -> Curves:
     evaluator = hotcoco.COCOeval(truth, loaded, iou_type, lvis_style=federated)
     # Without this an uncapped LVIS run would still use only the 300 best of each class and image.
     evaluator.params.max_dets = list(caps)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    counted = evaluator.eval
-    assert counted is not None
-    return Curves(
-        precision=np.asarray(counted["precision"]),
-        recall=np.asarray(counted["recall"]),
-        scores=np.asarray(counted["scores"]),
-        provenance=evaluator.provenance(),
-        deviations=list(evaluator.reference_deviations()),
-    )
+    return evaluator
 
 
 def _images(problem: Problem) -> list[dict[str, Any]]:

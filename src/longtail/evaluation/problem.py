@@ -97,7 +97,7 @@ def make_problem(
         area=area,
         crowd=np.zeros(len(area), dtype=bool) if federated else truth.iscrowd.astype(bool),
         masks=object_masks(truth) if iou_type == "segm" else None,
-        detections=moved.sort_by_image(),
+        detections=moved,
         negatives=negatives,
         not_exhaustive=not_exhaustive,
         letters=letters,
@@ -196,9 +196,7 @@ def pooled(problem: Problem, pool_of_class: NDArray[np.int64], num_pools: int) -
         area=problem.area[kept_objects],
         crowd=problem.crowd[kept_objects],
         masks=None if problem.masks is None else [problem.masks[row] for row in kept_objects.tolist()],
-        detections=replace(
-            kept_detections, image_index=new_image, label=pool_of_class[kept_detections.label]
-        ).sort_by_image(),
+        detections=replace(kept_detections, image_index=new_image, label=pool_of_class[kept_detections.label]),
         negatives=None if problem.negatives is None else (np.arange(len(pairs)), pool),
         not_exhaustive=not_exhaustive,
         letters=[""] * num_pools,
