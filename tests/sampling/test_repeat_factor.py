@@ -46,11 +46,12 @@ def test_factors_equal_the_loops(world: tuple[int, Pictures], t: float, exponent
     assert len(found.image_factors) == len(pictures)
 
 
-def test_auto_is_the_median_frequency_of_present_classes() -> None:
+def test_auto_is_the_two_thirds_quantile_of_the_present_classes() -> None:
     start, labels = columns([[0, 0, 1], [0], [0, 2], [0], []])
     found = repeat_factors(start, labels, 4, threshold="auto")
-    assert found.threshold == pytest.approx(np.median([4 / 5, 1 / 5, 1 / 5]))
-    assert found.class_factors.tolist() == [1, 1, 1, 1]
+    # sorted 1/5, 1/5, 4/5 at places 0, 1, 2: the quantile is at place 4/3
+    assert found.threshold == pytest.approx(1 / 5 + (4 / 5 - 1 / 5) / 3)
+    np.testing.assert_allclose(found.class_factors, [1, 2**0.5, 2**0.5, 1])
     assert repeat_factors(start, labels, 4, threshold=0.8).class_factors.tolist() == [1, 2, 2, 1]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from longtail.evaluation import EvaluationResult
-from longtail.schema import Recipe, load_recipe
+from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage
 from longtail.training.checkpoint import Cursor, Identity
@@ -141,20 +141,32 @@ def _run(
         if log is not None:
             log.rewind(recipe.stages[cursor.stage].name, cursor.step)
 
+    category_ids = data.table.category_ids.tolist()
     for index in range(cursor.stage, len(recipe.stages)):
         spec = recipe.stages[index]
         torch.manual_seed(recipe.seed + 1000 * index)
         resumed = folder is not None and index == cursor.stage
-        stage = assemble_stage(recipe, index, data, previous=None if resumed else state, weights=weights, say=say)
+        start = run.stage(index, spec.name) / "start"
+        stage = assemble_stage(
+            recipe,
+            index,
+            data,
+            previous=None if resumed else state,
+            weights=weights,
+            teacher_start=checkpoints.load_weights(start) if resumed and keeps_start(spec) else None,
+            say=say,
+        )
         if resumed:
             assert folder is not None and state is not None and optimiser_state is not None
             checkpoints.load_state(stage.model, state, origin=folder)
             stage.optimiser.load_state_dict(optimiser_state)
         else:
             cursor.stage, cursor.step, cursor.passes_done = index, 0, False
+            if first and keeps_start(spec):
+                checkpoints.write_checkpoint(start, stage.model, Identity(recipe, index, category_ids, data.statistics))
         for line in describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule):
             say(line)
-        identity = Identity(recipe, index, data.table.category_ids.tolist(), data.statistics)
+        identity = Identity(recipe, index, category_ids, data.statistics)
         if resumed:
             assert folder is not None
             checkpoints.load_rank(folder, stage.model, fabric.global_rank)
@@ -194,6 +206,8 @@ def _run(
             save_every=max(1, -(-stage.steps // SAVES_PER_STAGE)),
             after_epoch=after_epoch,
         )
+        if first and not is_last(recipe, index):
+            checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)
         state = {name: value.detach().cpu().clone() for name, value in checkpoints.shared_state(model).items()}
         folder = None
 
@@ -206,3 +220,13 @@ def _run(
     if log is not None:
         log.close()
     return RunResult(run.root, results)
+
+
+def keeps_start(spec: StageSpec) -> bool:
+    """Whether a stage's starting weights are needed again when it is resumed: its frozen teacher is made of them."""
+    return spec.teacher is not None and spec.teacher.weights == "start"
+
+
+def is_last(recipe: Recipe, index: int) -> bool:
+    """Whether no stage follows."""
+    return index + 1 == len(recipe.stages)

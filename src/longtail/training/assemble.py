@@ -73,6 +73,7 @@ def assemble_stage(
     *,
     previous: dict[str, Tensor] | None,
     weights: Path | None,
+    teacher_start: dict[str, Tensor] | None,
     say: Say,
 ) -> Stage:
     """Builds stage ``index`` of a recipe with its starting weights.
@@ -83,6 +84,7 @@ def assemble_stage(
         data: what to train on.
         previous: weights the stage before ended with; None for the first stage.
         weights: a checkpoint or weights file the run starts from (first stage only).
+        teacher_start: what the stage started from, when it is resumed and its teacher is that start.
         say: told what was loaded.
     """
     spec = recipe.stages[index]
@@ -99,7 +101,7 @@ def assemble_stage(
     if spec.teacher is not None:
         teacher = build_detector(recipe, spec, data.statistics, pretrained=False)
         if spec.teacher.weights == "start":
-            teacher.load_state_dict(model.state_dict())
+            teacher.load_state_dict(model.state_dict() if teacher_start is None else teacher_start, strict=False)
         else:
             say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics))
         teacher.eval().requires_grad_(False)

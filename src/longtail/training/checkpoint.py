@@ -136,6 +136,13 @@ def commit(folder: Path, target: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def write_checkpoint(target: Path, model: nn.Module, identity: Identity) -> None:
+    """Writes weights and identity into ``target``, complete or not at all."""
+    folder = begin(target)
+    save_weights(folder, model, identity)
+    commit(folder, target)
+
+
 def locate(target: Path) -> Path:
     """The checkpoint in ``target``, or the previous one if a save was cut off between two renames.
 

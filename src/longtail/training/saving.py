@@ -58,7 +58,5 @@ def keep_best(
         return
     cursor.best = float(value)
     if fabric.is_global_zero:
-        folder = checkpoints.begin(run.best)
-        checkpoints.save_weights(folder, model, identity)
-        checkpoints.commit(folder, run.best)
+        checkpoints.write_checkpoint(run.best, model, identity)
     fabric.barrier()
