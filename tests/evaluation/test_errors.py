@@ -36,6 +36,7 @@ def test_kinds_of_errors_and_confusions(load: Any) -> None:
     assert errors.counts["Miss"] == 2
     assert errors.lost["FN"] > 0
     assert (30, 31, 1) in errors.confusions
+    assert all(true != detected for true, detected, _ in errors.confusions)
     assert (None, 30, 2) in errors.confusions
     assert (31, None, 2) in errors.confusions
     assert (None, 31, 1) not in errors.confusions  # below min_score
