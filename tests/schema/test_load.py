@@ -125,3 +125,15 @@ def test_recipes_are_frozen() -> None:
     recipe = load_recipe("baseline", ["scale=tiny"])
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3  # type: ignore[misc]
+
+
+def test_a_bare_name_can_be_refined_afterwards() -> None:
+    recipe = load_recipe(
+        "rfs",
+        ["scale=tiny", "model.backbone=resnet18", "model.backbone.norm=group", "stages.*.sampler=repeat_factor",
+         "stages.*.sampler.exponent=1"],
+    )  # fmt: skip
+    assert (recipe.model.backbone.name, recipe.model.backbone.norm) == ("resnet18", "group")
+    assert recipe.stages[0].sampler.exponent == 1
+    assert recipe.stages[0].sampler.threshold == 0.08, "the scale's default survives"
+    assert load_recipe("baseline", ["model.backbone=timm/convnext_tiny"]).model.backbone.type == "timm"

@@ -2,12 +2,14 @@
 
 import io
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from longtail.schema import UsageError, load_recipe
-from longtail.training.metrics_log import MetricsLog
+from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import FileProgress, PlainProgress
 from longtail.training.run_directory import RunDirectory, write_json
 
@@ -58,3 +60,29 @@ def test_file_progress_can_be_polled(tmp_path: Path) -> None:
     progress.start("train", 10)
     progress.advance(4, "going")
     assert json.loads((tmp_path / "p.json").read_text()) == {"title": "train", "total": 10, "done": 4, "text": "going"}
+
+
+def test_a_missing_tracker_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"longtail\[wandb\]"):
+        require_wandb()
+
+
+def test_curves_go_to_tensorboard_and_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    class Run:
+        def log(self, values: dict) -> None:
+            seen.append(values)
+
+        def finish(self) -> None:
+            seen.append("finished")
+
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **arguments: seen.append(arguments["project"]) or Run()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = MetricsLog(tmp_path / "metrics.csv", tensorboard=tmp_path / "board", project="mine")
+    log.add("one", 1, 4, {"loss": 0.5})
+    log.close()
+    assert seen == ["mine", {"one/loss": 0.5}, "finished"]
+    assert any((tmp_path / "board").iterdir())

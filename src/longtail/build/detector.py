@@ -92,6 +92,11 @@ def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *
     """The backbone with its feature pyramid."""
     match spec:
         case specs.ResNet():
+            if pretrained and spec.weights is None and spec.norm == "frozen_batch":
+                raise UsageError(
+                    "a ResNet without weights does not train with frozen batch norms, which then normalise nothing; "
+                    "set model.backbone.norm=batch (or group) and model.backbone.trainable_layers=5, or give weights"
+                )
             return resnet_fpn(
                 spec.name,
                 weights=weights_argument(spec.weights) if pretrained else None,

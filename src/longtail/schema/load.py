@@ -11,9 +11,11 @@ import yaml
 
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import nearest
+from longtail.schema.model import backbone_by_name
 from longtail.schema.recipe import Recipe
 
 DEPTH = 3
+BARE_NAMES = ("model", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss", "optimiser")
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
 
@@ -75,18 +77,25 @@ def merge(weak: Tree, strong: Tree) -> Tree:
     for one, other in (("epochs", "images"), ("images", "epochs")):  # a schedule's length is given in one of the two
         if strong.get(one) is not None and isinstance(weak.get(other), int | float):
             result[other] = None
-    for key, value in strong.items():
-        old = result.get(key)
+    for key, given in strong.items():
+        old, value = spelled_out(key, result.get(key)), spelled_out(key, given)
         if key == "stages" and isinstance(old, list) and isinstance(value, list):
             result[key] = _merge_stages(old, value)
-        elif isinstance(value, str) and isinstance(old, dict) and "type" in old:
-            result[key] = merge(old, {"type": value}) if key == "model" else value
         elif isinstance(value, dict) and isinstance(old, dict):
             same_part = key == "model" or "type" not in value or value["type"] == old.get("type")
             result[key] = merge(old, value) if same_part else value
         else:
             result[key] = value
     return result
+
+
+def spelled_out(key: str, value: Any) -> Any:
+    """The mapping a bare name stands for: ``sampler: uniform``, ``backbone: resnet101``, ``model: mask_rcnn``."""
+    if not isinstance(value, str):
+        return value
+    if key == "backbone":
+        return backbone_by_name(value)
+    return {"type": value} if key in BARE_NAMES else value
 
 
 def _merge_stages(weak: list[Tree], strong: list[Tree]) -> list[Tree]:
@@ -102,12 +111,7 @@ def _with_part_defaults(value: Any, defaults: Mapping[str, Tree]) -> Any:
     if isinstance(value, list):
         return [_with_part_defaults(item, defaults) for item in value]
     if isinstance(value, dict):
-        filled = {
-            key: _with_part_defaults({"type": item} if isinstance(item, str) and item in defaults else item, defaults)
-            if key not in ("type", "name")
-            else item
-            for key, item in value.items()
-        }
+        filled = {key: _with_part_defaults(spelled_out(key, item), defaults) for key, item in value.items()}
         kind = value.get("type")
         return merge(defaults[kind], filled) if isinstance(kind, str) and kind in defaults else filled
     return value

@@ -17,7 +17,7 @@ from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.describe import describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
-from longtail.training.metrics_log import MetricsLog
+from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory, write_json
 from longtail.training.saving import keep_best, last_checkpoint, save_last
@@ -54,6 +54,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
+    wandb: str | None = None,
 ) -> RunResult:
     """Trains a recipe, evaluates it and returns the metrics.
 
@@ -69,6 +70,7 @@ def train(
         resume: go on from ``out``'s last checkpoint.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of every step; None = silent.
+        wandb: name of a Weights & Biases project that gets the curves; None = off.
 
     Raises:
         UsageError: a request that makes no sense.
@@ -84,6 +86,7 @@ def train(
         resuming=resume,
         device=device,
         progress=progress or Silent(),
+        wandb=wandb,
     )
 
 
@@ -116,7 +119,10 @@ def _run(
     resuming: bool,
     device: str,
     progress: Progress,
+    wandb: str | None = None,
 ) -> RunResult:
+    if wandb is not None:
+        require_wandb()
     fabric = start_fabric(recipe, device)
     first = fabric.is_global_zero
     data = read_data(recipe, paths)
@@ -130,7 +136,7 @@ def _run(
     say = Speaker(run.log, progress, speaks=first)
     if first:
         write_json(run.data, describe_run(data, paths))
-    log = MetricsLog(run.metrics, tensorboard=run.root / "tensorboard") if first else None
+    log = MetricsLog(run.metrics, tensorboard=run.root / "tensorboard", project=wandb) if first else None
 
     cursor, state, optimiser_state = Cursor(), None, None
     folder = last_checkpoint(run) if resuming else None

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longtail.schema import UsageError
+
 FIELDS = ("stage", "step", "images", "metric", "value")
+
+
+def require_wandb() -> None:
+    """Refuses early what would fail later.
+
+    Raises:
+        UsageError: Weights & Biases is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise UsageError('Weights & Biases is not installed: pip install "longtail[wandb]"')
 
 
 class MetricsLog:

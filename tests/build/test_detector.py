@@ -1,0 +1,148 @@
+"""From recipes to detectors: every pairing builds, trains a step, or is refused with what would work."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from longtail.build.detector import build_detector
+from longtail.build.losses import box_loss, classification_loss
+from longtail.build.replay import replay_parts
+from longtail.build.samplers import image_sampler, region_sampler
+from longtail.data import AnnotationTable, ClassStatistics
+from longtail.data.scenes import GeneratedSet
+from longtail.schema import UsageError, load_recipe, parts
+from longtail.schema.parts import ClassificationLossSpec, ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
+
+SMALL = [
+    "scale=tiny",
+    "model.backbone=tiny32",
+    "model.neck.channels=8",
+    "model.regions.channels=16",
+    "model.masks.channels=[8]",
+    "images.test_short_side=64",
+    "model.inference.detections_per_image=5",
+]
+LOSSES = ["softmax", "objectness_softmax", "sigmoid", "focal", "{type: focal, form: softmax}",
+          "{type: sigmoid, background_logit: true}"]  # fmt: skip
+CLASSIFIERS = ["linear", "cosine", "normed_linear"]
+BOX_LOSSES = ["smooth_l1", "l1", "giou"]
+REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}"]
+REPLAY = ["[]", "[{type: object_memory, count: 3, max_images: 30}]"]
+
+
+def statistics() -> ClassStatistics:
+    return ClassStatistics(
+        names=["a", "b", "c"],
+        image_counts=np.array([40, 12, 2]),
+        instance_counts=np.array([90, 20, 2]),
+        num_images=60,
+        num_nonempty=50,
+    )
+
+
+def pairs() -> list[tuple[str, str, str, str, str, str]]:
+    """Every pair of choices occurs: all of losses x classifiers, the rest dealt round so that pairs are covered."""
+    chosen = []
+    for number, (loss, classifier) in enumerate(itertools.product(LOSSES, CLASSIFIERS)):
+        for turn in range(2):
+            k = number + turn
+            chosen.append(
+                (loss, classifier, BOX_LOSSES[(number + turn) % 3], REGIONS[(k // 3 + turn) % 2],
+                 REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
+            )  # fmt: skip
+    return chosen
+
+
+@pytest.mark.parametrize(("loss", "classifier", "box", "regions", "replay", "detector"), pairs())
+def test_combinations_train_a_step_and_detect(
+    loss: str, classifier: str, box: str, regions: str, replay: str, detector: str
+) -> None:
+    recipe = load_recipe(
+        "baseline",
+        [
+            *SMALL,
+            f"model={detector}",
+            f"stages.*.classification_loss={loss}",
+            f"model.classifier={classifier}",
+            f"stages.*.box_loss={box}",
+            f"stages.*.region_sampler={regions}",
+            f"stages.*.replay={replay}",
+        ],
+    )
+    torch.manual_seed(0)
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
+    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks[:, 12:38, 22:28] = 1
+    target = {"boxes": boxes, "labels": torch.tensor([0, 2]), "masks": masks, "draw_seed": 5}
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 64)]
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64),
+             "masks": torch.zeros(0, 64, 64, dtype=torch.uint8), "draw_seed": 6}  # fmt: skip
+    model.train()
+    losses = model.losses(images, [target, empty])
+    total = torch.stack(list(losses.values())).sum()
+    assert torch.isfinite(total)
+    total.backward()
+    gradients = [p.grad for p in model.box.classifier.parameters() if p.requires_grad]
+    assert gradients
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    model.eval()
+    for found in model.detect(images):
+        assert torch.isfinite(found["scores"]).all()
+        assert len(found["boxes"]) <= 5
+        assert ("masks" in found) == (detector == "mask_rcnn")
+
+
+def members(annotation: object) -> set[type]:
+    from longtail.schema.explain import models_in
+
+    return set(models_in(annotation))
+
+
+def test_every_part_of_the_schema_is_built(smoke_set: GeneratedSet) -> None:
+    """A part that is in the schema but not in the tables would give None here."""
+    table = AnnotationTable.from_coco(smoke_set.train)
+    own = table.statistics()
+    for spec in members(SamplerSpec):
+        assert len(image_sampler(spec(), table, seed=0).epoch(0))
+    for spec in members(RegionSamplerSpec):
+        assert region_sampler(spec(), negative_iou=0.5).count == 512
+    for spec in members(ClassificationLossSpec):
+        assert classification_loss(spec(), own).num_classes == 12
+    for spec in members(parts.BoxLossSpec):
+        assert box_loss(spec()).space in ("deltas", "boxes")
+    for spec in members(ReplaySpec):
+        assert len(replay_parts([spec()], own)) == 1
+    assert members(ClassifierSpec) == {parts.Linear, parts.Cosine, parts.NormedLinear}
+
+
+def test_a_pair_that_does_not_work_names_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longtail.losses import SoftmaxCrossEntropy
+
+    monkeypatch.setattr(SoftmaxCrossEntropy, "classifiers", frozenset({"cosine"}))
+    recipe = load_recipe("baseline", [*SMALL, "stages.*.classification_loss=softmax"])
+    with pytest.raises(UsageError, match="it works with: cosine"):
+        build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+
+
+def test_a_stage_can_have_a_classifier_of_its_own() -> None:
+    recipe = load_recipe("baseline", [*SMALL, "stages.end-to-end.classifier=cosine"])
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    assert model.box.classifier.name == "cosine"
+
+
+def test_missing_pretrained_weights_say_what_to_do(tmp_path) -> None:
+    recipe = load_recipe("baseline", [*SMALL, "model.backbone=resnet18", f"model.backbone.weights={tmp_path}/no.pth",
+                                      "model.proposals.anchor_sizes=[8, 16, 32, 64, 128]"])  # fmt: skip
+    with pytest.raises(Exception, match=r"no\.pth"):
+        build_detector(recipe, recipe.stages[0], statistics(), pretrained=True)
+
+
+def test_frozen_norms_without_weights_are_refused_in_training_but_not_when_weights_follow() -> None:
+    recipe = load_recipe("baseline", [*SMALL, "model.backbone=resnet18", "model.backbone.weights=null",
+                                      "model.proposals.anchor_sizes=[8, 16, 32, 64, 128]"])  # fmt: skip
+    with pytest.raises(UsageError, match="norm=batch"):
+        build_detector(recipe, recipe.stages[0], statistics(), pretrained=True)
+    assert build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
