@@ -147,7 +147,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         lacking = rows if column is None else rows[column.kind[rows] == 0]
         if len(lacking):
             raise DataError(
-                f"{self.table.source}: annotation {self.table.annotation_ids[lacking[0]]!r} has no segmentation; add "
+                f"{self.table.source}: annotation {self.table.annotation_ids[lacking[:1]].tolist()[0]!r} has no segmentation; add "
                 "one, or train boxes alone (model=faster_rcnn)"
             )
         if column is None:
@@ -196,11 +196,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def _id(self, image: int) -> Any:
-        return (
-            self.table.image_ids.tolist()[image]
-            if self.table.image_ids.dtype == object
-            else int(self.table.image_ids[image])
-        )
+        return self.table.image_ids[image : image + 1].tolist()[0]
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:

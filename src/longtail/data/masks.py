@@ -103,10 +103,11 @@ class MaskColumn:
             if own != [height, width]:
                 raise ValueError(f"the mask is {own[0]} x {own[1]} (height x width), the picture {height} x {width}")
             return {"size": own, "counts": self._code(row)}
+        if self.kind[row] == NONE:
+            empty: dict[str, Any] = codec.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+            return empty
         pieces = codec.frPyObjects([polygon.tolist() for polygon in self.polygons(row)], height, width)
-        merged: dict[str, Any] = (
-            codec.merge(pieces) if pieces else codec.encode(np.zeros((height, width, 1), np.uint8, "F"))[0]
-        )
+        merged: dict[str, Any] = codec.merge(pieces)
         return merged
 
     def decode(self, rows: Sequence[int] | NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
