@@ -103,6 +103,7 @@ def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *
                 trainable_layers=spec.trainable_layers,
                 norm=spec.norm,
                 fpn_channels=neck.channels,
+                fpn_norm=neck.norm,
             )
         case specs.Timm():
             return timm_fpn(
@@ -110,10 +111,11 @@ def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *
                 weights=weights_argument(spec.weights) if pretrained else None,
                 out_indices=spec.out_indices,
                 fpn_channels=neck.channels,
+                fpn_norm=neck.norm,
                 freeze_norm=spec.freeze_norm,
             )
         case specs.Tiny32():
-            return tiny32(fpn_channels=neck.channels)
+            return tiny32(fpn_channels=neck.channels, fpn_norm=neck.norm)
 
 
 def weights_argument(weights: str | None) -> str | Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it was cut off")
     parser.add_argument("--seed", type=int, metavar="N", help="the same as seed=N")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
+    parser.add_argument("--wandb", metavar="PROJECT", help="send the curves to this Weights & Biases project")
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the progress there, as JSON")
     add_device(parser)
     add_quiet(parser)
@@ -62,6 +64,7 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
 
     val_images = arguments.val_images or (arguments.images if arguments.val is not None else None)
     file = arguments.progress_file
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes started by torchrun, the first one
     done = api.train(
         recipe,
         train=arguments.train,
@@ -72,8 +75,11 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         resume=arguments.resume,
         device=arguments.device,
-        progress=FileProgress(file) if file is not None else make_progress(quiet=arguments.quiet),
+        progress=FileProgress(file) if file is not None else make_progress(quiet=arguments.quiet or not speaks),
+        wandb=arguments.wandb,
     )
+    if not speaks:
+        return 0
     report = write_run_report(done.run)
     results = {kind: result.to_dict() for kind, result in done.results.items()}
     if arguments.json:

@@ -146,9 +146,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         column = self.table.masks
         lacking = rows if column is None else rows[column.kind[rows] == 0]
         if len(lacking):
+            annotation = self.table.annotation_ids[lacking[:1]].tolist()[0]
             raise DataError(
-                f"{self.table.source}: annotation {self.table.annotation_ids[lacking[:1]].tolist()[0]!r} has no segmentation; add "
-                "one, or train boxes alone (model=faster_rcnn)"
+                f"{self.table.source}: annotation {annotation!r} has no segmentation; add one, or train boxes alone "
+                "(model=faster_rcnn)"
             )
         if column is None:
             return np.zeros((0, height, width), dtype=np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.error import URLError
@@ -22,6 +23,7 @@ from longtail.schema.errors import DataError, LongtailError, UsageError
 
 ExtraLevel = Literal["pool", "p6p7"] | None
 Norm = Literal["frozen_batch", "batch", "group"]
+FpnNorm = Literal["none", "group"]
 
 RESNETS = (
     "resnet18",
@@ -103,9 +105,20 @@ class PyramidBackbone(nn.Module):
 
 
 def feature_pyramid(
-    in_channels: Sequence[int], strides: Sequence[int], out_channels: int, extra_level: ExtraLevel
+    in_channels: Sequence[int],
+    strides: Sequence[int],
+    out_channels: int,
+    extra_level: ExtraLevel,
+    norm: FpnNorm = "none",
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """Torchvision's feature pyramid network, and the strides of its outputs. Arguments: see :func:`resnet_fpn`."""
+    """Torchvision's feature pyramid network, and the strides of its outputs. Arguments: see :func:`resnet_fpn`.
+
+    ``norm="group"`` puts a group norm behind every convolution of the pyramid. Networks whose maps are not normalised
+    themselves need it: the maps of EfficientNet-Lite have a standard deviation of about 9, with which a new head starts
+    at losses of 20 and kills its own activations.
+    """
+    if norm not in ("none", "group"):
+        raise UsageError(f"the pyramid's norm is 'none' or 'group', not {norm!r}")
     if out_channels < 1:
         raise ValueError(f"fpn_channels must be at least 1, got {out_channels}")
     last = strides[-1]
@@ -118,7 +131,9 @@ def feature_pyramid(
         extra, more = LastLevelP6P7(out_channels, out_channels), (2 * last, 4 * last)
     else:
         raise UsageError(f"extra_level is 'pool', 'p6p7' or none, not {extra_level!r}")
-    fpn: nn.Module = FeaturePyramidNetwork(list(in_channels), out_channels, extra_blocks=extra)
+    fpn: nn.Module = FeaturePyramidNetwork(
+        list(in_channels), out_channels, extra_blocks=extra, norm_layer=_group_norm if norm == "group" else None
+    )
     return fpn, (*strides, *more)
 
 
@@ -130,6 +145,7 @@ def resnet_fpn(
     norm: Norm = "frozen_batch",
     returned_layers: Sequence[int] = (1, 2, 3, 4),
     fpn_channels: int = 256,
+    fpn_norm: FpnNorm = "none",
     extra_level: ExtraLevel = "pool",
     freeze_norm: bool = False,
 ) -> PyramidBackbone:
@@ -145,6 +161,7 @@ def resnet_fpn(
             ``"group"`` (32 groups).
         returned_layers: stages the pyramid stands on, of 1 (stride 4) .. 4 (stride 32), ascending.
         fpn_channels: channels of all output maps.
+        fpn_norm: normalisation inside the pyramid; see :func:`feature_pyramid`.
         extra_level: ``"pool"`` adds a map of twice the coarsest stride by subsampling (R-CNN), ``"p6p7"`` two by
             convolutions (RetinaNet).
         freeze_norm: fix ``"batch"`` as ``"frozen_batch"`` is.
@@ -178,7 +195,9 @@ def resnet_fpn(
         parameter.requires_grad_(key.split(".")[0] in trained)
     first = network.inplanes // 8
     channels = [first * 2 ** (layer - 1) for layer in layers]
-    fpn, strides = feature_pyramid(channels, [2 ** (layer + 1) for layer in layers], fpn_channels, extra_level)
+    fpn, strides = feature_pyramid(
+        channels, [2 ** (layer + 1) for layer in layers], fpn_channels, extra_level, fpn_norm
+    )
     getter = IntermediateLayerGetter(network, {f"layer{layer}": str(i) for i, layer in enumerate(layers)})
     return PyramidBackbone(getter, fpn, out_channels=fpn_channels, strides=strides, freeze_norm=freeze_norm)
 
@@ -189,6 +208,7 @@ def timm_fpn(
     weights: str | Path | None,
     out_indices: Sequence[int] = (1, 2, 3),
     fpn_channels: int = 64,
+    fpn_norm: FpnNorm = "none",
     extra_level: ExtraLevel = None,
     freeze_norm: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -205,7 +225,7 @@ def timm_fpn(
             the path of a local checkpoint with timm's parameter names.
         out_indices: which of the network's maps the pyramid stands on, finest first; for most networks 1, 2, 3 are
             strides 4, 8, 16 (0, 1, 2 where the first is 4).
-        fpn_channels, extra_level: see :func:`resnet_fpn`.
+        fpn_channels, fpn_norm, extra_level: see :func:`resnet_fpn`.
         freeze_norm: batch norms keep statistics and affine parameters.
         options: further arguments of ``timm.create_model``.
 
@@ -227,7 +247,7 @@ def timm_fpn(
     elif weights is not None and weights != "timm":
         _load_timm_file(body, Path(weights))
 
-    fpn, strides = feature_pyramid(info.channels(), reductions, fpn_channels, extra_level)
+    fpn, strides = feature_pyramid(info.channels(), reductions, fpn_channels, extra_level, fpn_norm)
     settings = getattr(body, "pretrained_cfg", None) or getattr(body, "default_cfg", None) or {}
     mean = settings.get("mean", IMAGENET_MEAN)
     std = settings.get("std", IMAGENET_STD)
@@ -243,6 +263,10 @@ def timm_fpn(
         freeze_norm=freeze_norm,
         body_is_nhwc=getattr(getattr(body, "output_fmt", None), "value", "NCHW") == "NHWC",
     )
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(gcd(32, channels), channels)
 
 
 def _norm_layer(norm: str) -> Any:

@@ -82,9 +82,7 @@ class NormalisedMaskPredictor(_MaskPredictor):
     released code. Arguments as for :class:`OrdinaryMaskPredictor`.
     """
 
-    def __init__(
-        self, in_channels: int, hidden_channels: int, num_outputs: int, *, temperature: float = 20.0
-    ) -> None:
+    def __init__(self, in_channels: int, hidden_channels: int, num_outputs: int, *, temperature: float = 20.0) -> None:
         super().__init__(in_channels, hidden_channels)
         self.mask_fcn_logits = NormalisedConv2d(hidden_channels, num_outputs, temperature=temperature)
         self.initialise()

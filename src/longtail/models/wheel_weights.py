@@ -82,9 +82,7 @@ def load_lite0(features: nn.Module) -> WeightReport:
         strict=True,
     )
     rest = tuple(name for name in state if name not in own and not name.endswith("num_batches_tracked"))
-    return WeightReport(
-        source=report.source, loaded=report.loaded, missing=(), unexpected=rest, mismatched=()
-    )
+    return WeightReport(source=report.source, loaded=report.loaded, missing=(), unexpected=rest, mismatched=())
 
 
 def _timm_name(name: str, stage_of: list[tuple[int, int]], path: Path) -> str:

@@ -64,6 +64,9 @@ class Neck(Part):
 
     type: Literal["fpn"] = "fpn"
     channels: int = Field(256, ge=1, description="Channels of every level.")
+    norm: Literal["none", "group"] = Field(
+        "none", description="Group norms inside the pyramid, for backbones whose maps are not normalised."
+    )
 
 
 class MatcherSpec(Part):
