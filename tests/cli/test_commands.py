@@ -137,7 +137,8 @@ def test_eval_prints_a_table_per_protocol(evaluated: Calls, capsys: pytest.Captu
     assert out.index("protocol lvis") < out.index("protocol fixed")
     assert out.count("boxes") == out.count("masks") == 4
     assert "2/3" in out
-    assert "run/eval/val" in out
+    assert "run/eval/val-lvis" in out
+    assert "run/eval/val-fixed" in out
 
 
 def test_eval_on_other_data_has_a_split_of_its_own(evaluated: Calls, capsys: pytest.CaptureFixture[str]) -> None:

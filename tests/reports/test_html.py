@@ -29,7 +29,7 @@ def content(ap: float, rare: float | None, kind: str = "bbox") -> dict[str, Any]
             {"id": 9, "name": "plain", "group": "f", "train_images": 200, "objects": 7, "ap": ap, **common},
         ],
         "notes": ["a note"],
-        "settings": {"protocol": "lvis", "max_detections": 300, "versions": {"hotcoco": "1"}},
+        "settings": {"protocol": "lvis", "caps": {"per_image": 300}, "versions": {"hotcoco": "1"}, "dropped": {}},
     }
 
 
@@ -39,7 +39,9 @@ def make_run(folder: Path, results: dict[str, dict[str, Any]]) -> Path:
     (folder / "checkpoints" / "last").mkdir(parents=True)
     (folder / "eval" / "val" / "metrics.json").write_text(json.dumps(results))
     (folder / "recipe.yaml").write_text("name: rfs\n")
-    (folder / "data.json").write_text(json.dumps({"paths": {"train": "/some/where/t.json", "val": None}}))
+    (folder / "data.json").write_text(
+        json.dumps({"paths": {"train": "/some/where/t.json", "val": None}, "train": {"sha256": "abc"}})
+    )
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "packages": {"torch": "2", "timm": None}}))
     rows = ["stage,step,images,metric,value"]
     for stage in ("one", "two"):
@@ -98,7 +100,9 @@ def test_a_run(tmp_path: Path) -> None:
     assert EVIL in cells, "names are shown as they are"
     assert "<script" not in text
     assert [
-        cell for cell in ("30.0", "10.0", "20.0", "2/2", "300", "t.json", "not installed") if cell not in cells
+        cell
+        for cell in ("30.0", "10.0", "20.0", "2/2", "per_image 300", "hotcoco 1", "t.json", "abc", "not installed")
+        if cell not in cells
     ] == []
     assert "a note" in text
     assert text.count("<svg") == 2

@@ -51,8 +51,10 @@ def test_results_name_protocol_counts_and_notes() -> None:
 
 
 def test_a_protocol_with_other_metrics_shows_those() -> None:
-    bins = result(ap=0.3, rare=None) | {"metrics": {"AP1": 0.1, "AP2": 0.4}, "classes_behind": {}}
-    assert results_text({"bbox": bins}).splitlines()[1].split() == ["AP1", "AP2"]
+    bins = result(ap=0.3, rare=None) | {"metrics": {"AP1": 0.1, "APs": 0.2, "AR": 0.3, "AP": 0.4}, "classes_behind": {}}
+    assert results_text({"bbox": bins}).splitlines()[1].split() == ["AP", "AP1"]
+    recall = bins | {"metrics": {"AR@100": 0.1}}
+    assert results_text({"bbox": recall}).splitlines()[1].split() == ["AR@100"]
 
 
 def test_comparison_over_seeds() -> None:

@@ -150,6 +150,8 @@ def test_evaluation_of_a_finished_run_equals_its_own(smoke_set: GeneratedSet, tm
     found = evaluate(tmp_path / "run", protocols=("auto", "coco", "fixed"))
     assert found["auto"]["bbox"].metrics == done.results["bbox"].metrics
     assert (tmp_path / "run" / "eval" / "val-coco" / "metrics.json").is_file()
+    settings = json.loads((tmp_path / "run" / "eval" / "val-coco" / "metrics.json").read_text())["bbox"]["settings"]
+    assert (settings["split"], settings["protocol"]) == ("val", "coco")
     detections = json.loads((tmp_path / "run" / "eval" / "val" / "results.bbox.json").read_text())
     assert {entry["category_id"] for entry in detections} <= set(range(1, 13))
     best = evaluate(tmp_path / "run" / "checkpoints" / "best", data=smoke_set.val, images=smoke_set.images)
@@ -251,3 +253,25 @@ def test_the_resolved_recipe_is_in_the_run(smoke_set: GeneratedSet, tmp_path: Pa
 def test_bf16_trains(smoke_set: GeneratedSet, tmp_path: Path) -> None:
     result = run(smoke_set, tmp_path / "run", recipe("baseline", "precision=bf16-mixed"))
     assert all(torch.isfinite(v).all() for v in weights(result.run).values() if v.is_floating_point())
+
+
+def test_periodic_evaluation_keeps_the_best_and_logs_the_curve(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    what = recipe("baseline", "stages.*.schedule.images=240", "evaluation.every_epochs=1")
+    done = run(smoke_set, tmp_path / "run", what)
+    rows = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    evaluated = [int(step) for _, step, _, name, _ in rows[1:] if name == "bbox/AP"]
+    assert evaluated == [30, 60], "after every 120 pictures"
+    best = load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
+    assert best.keys() == weights(tmp_path / "run").keys()
+    assert done.results["bbox"].metrics["AP"] is not None
+
+
+def test_a_damaged_checkpoint_is_refused(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    run(smoke_set, tmp_path / "run", recipe("baseline"))
+    file = tmp_path / "run" / "checkpoints" / "last" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        resume(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best" / "model.json").unlink()
+    with pytest.raises(UsageError, match="no checkpoint"):
+        evaluate(tmp_path / "run", checkpoint="best")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         overall.progress.finish()
 
     folders = {name: {each.seed: each.folder for each in runs if each.name == name} for name in names}
-    commands = [" ".join(["longtail", *train_words(each, data)]) for each in runs]
+    commands = [shlex.join(["longtail", *train_words(each, data)]) for each in runs]
     report = write_comparison_report(arguments.out, folders, remarks=[remark], commands=commands)
     results = read_metrics(folders)
     text = comparison_text(results)

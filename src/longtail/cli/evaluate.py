@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"run": str(arguments.run), "split": split, "results": contents})
         return 0
     print("\n\n".join(results_text(kinds) for kinds in contents.values()))
-    print(f"\nfiles  {arguments.run / 'eval' / split}")
+    folders = [split if name == "auto" else f"{split}-{name}" for name in contents]
+    print("\n" + "\n".join(f"files  {arguments.run / 'eval' / folder}" for folder in folders))
     return 0
 
 

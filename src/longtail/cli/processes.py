@@ -15,7 +15,7 @@ from longtail.cli.command import note
 from longtail.schema.errors import LongtailError
 
 LAST_LINES = 15
-PATIENCE = 10.0  # seconds a child has to end by itself
+PATIENCE = 5.0  # seconds a child has to end by itself; checkpoints are whole or absent, so killing is safe
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

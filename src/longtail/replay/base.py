@@ -77,5 +77,5 @@ class FeatureReplay(nn.Module, ABC):
         maps, one (n, 4) tensor per image. The part decides its own order of storing and drawing. With
         ``update_state=False`` nothing is stored, drawn or counted."""
 
-    def after_logits(self, rows: RegionRows, logits: Tensor, update_state: bool) -> None:  # noqa: B027
+    def after_logits(self, rows: RegionRows, logits: Tensor, update_state: bool) -> None:
         """Called with all rows (this step's, then replayed ones) and their logits, before the loss."""

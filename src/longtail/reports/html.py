@@ -198,6 +198,7 @@ def provenance_grid(run: Path, results: RunResults, *, title: str = "") -> Grid:
     for name, path in data.get("paths", {}).items():
         if path is not None:
             rows.append([name, Path(str(path)).name])
+    rows += [[f"{part}: sha256", str(data[part]["sha256"])] for part in ("train", "val") if data.get(part)]
     environment = read_json(run / "environment.json")
     rows += [[key, str(environment[key])] for key in ("python", "platform", "processor") if key in environment]
     rows += [[name, str(version or "not installed")] for name, version in environment.get("packages", {}).items()]

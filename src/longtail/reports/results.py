@@ -41,11 +41,18 @@ def class_rows(result: Result) -> list[Mapping[str, Any]]:
 
 
 def provenance_of(result: Result) -> dict[str, str]:
-    """How the figures were made: the protocol and its settings, as text; nothing that is nested."""
-    settings = {
-        key: str(value) for key, value in result["settings"].items() if not isinstance(value, dict | list | tuple)
-    }
-    return {"protocol": str(result["protocol"]), **{key: text for key, text in settings.items() if key != "protocol"}}
+    """How the figures were made: protocol, data, caps, engine, versions, as text."""
+    settings = {key: in_words(value) for key, value in result["settings"].items() if key != "group_sizes"}
+    return {"protocol": str(result["protocol"]), **{key: text for key, text in settings.items() if text}}
+
+
+def in_words(value: object) -> str:
+    """``{"per_image": 300}`` as ``per_image 300``, a list with commas, anything else as it is; nothing for nothing."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return "" if value is None else str(value)
 
 
 def notes_of(result: Result) -> list[str]:

@@ -43,9 +43,10 @@ def signed(value: float | None) -> str:
 
 
 def metric_names(results: Mapping[str, Result]) -> list[str]:
-    """The usual metrics that any of the results has, or all others where it has none of them."""
-    present = {name for result in results.values() for name in metrics_of(result)}
-    return [name for name in USUAL if name in present] or sorted(present)
+    """The usual metrics that any of the results has, then its other precisions, without those by object size."""
+    present = list(dict.fromkeys(name for result in results.values() for name in metrics_of(result)))
+    others = [name for name in present if name.startswith("AP") and name not in (*USUAL, "APs", "APm", "APl")]
+    return [*(name for name in USUAL if name in present), *others] or present
 
 
 def results_rows(results: Mapping[str, Result]) -> tuple[list[str], list[list[str]]]:

@@ -222,7 +222,7 @@ def _run(
         results = evaluate_model(model, recipe, data, fabric, progress)
         keep_best(run, fabric, model, identity, results, cursor)
         if first:
-            write_results(run.evaluation("val"), results)
+            write_results(run.evaluation("val"), results, split="val")
     if log is not None:
         log.close()
     return RunResult(run.root, results)

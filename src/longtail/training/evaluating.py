@@ -46,9 +46,10 @@ def evaluate_model(
     }
 
 
-def write_results(folder: Path, results: dict[str, EvaluationResult]) -> None:
-    """``metrics.json`` for all IoU types together, and a folder with the details of each."""
+def write_results(folder: Path, results: dict[str, EvaluationResult], *, split: str) -> None:
+    """``metrics.json`` for all IoU types together, and a folder with the details of each; both name the ``split``."""
     for kind, result in results.items():
+        result.settings["split"] = split
         result.write(folder / kind)
     write_json(folder / "metrics.json", {kind: result.to_dict() for kind, result in results.items()})
 
@@ -115,7 +116,7 @@ def evaluate(
             for kind in kinds
         }
         name = split if protocol == "auto" else f"{split}-{protocol}"
-        write_results(RunDirectory(home).evaluation(name), results[protocol])
+        write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
     for kind in kinds:
         given = detections.cap_per_image(cap)
         write_json(RunDirectory(home).evaluation(split) / f"results.{kind}.json", given.to_coco_results(truth, kind))
