@@ -45,10 +45,7 @@ def normed_oracle(
     x: list[list[float]], w: list[list[float]], b: list[float], *, t: float, a: float, eps: float
 ) -> list[list[float]]:
     return [
-        [
-            t * dot(row, weight) / (norm(row) ** a + eps) / (norm(weight) ** a + eps) + b[c]
-            for c, weight in enumerate(w)
-        ]
+        [t * dot(row, weight) / (norm(row) ** a + eps) / (norm(weight) ** a + eps) + b[c] for c, weight in enumerate(w)]
         for row in x
     ]
 

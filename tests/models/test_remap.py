@@ -215,9 +215,7 @@ def test_layers_can_be_named() -> None:
     old, new = nn.Module(), nn.Module()
     old.final, new.final = nn.Linear(5, 3, bias=False), nn.Linear(5, 2, bias=False)
     layers = {"final.weight": ClassLayer()}
-    remapped, report = remap_classes(
-        new, old.state_dict(), source_classes="abc", target_classes="ca", layers=layers
-    )
+    remapped, report = remap_classes(new, old.state_dict(), source_classes="abc", target_classes="ca", layers=layers)
     assert torch.equal(remapped["final.weight"], old.final.weight[[2, 0]])
     assert report.layers == ("final.weight",)
 
@@ -256,9 +254,7 @@ def test_names_that_occur_twice_are_refused(source: str, target: str, owner: str
 def test_report_names_classes_sparingly() -> None:
     names = [f"class {i}" for i in range(30)]
     model = Detector(2)
-    _, report = remap_classes(
-        Detector(30), model.state_dict(), source_classes=["class 1", "cat"], target_classes=names
-    )
+    _, report = remap_classes(Detector(30), model.state_dict(), source_classes=["class 1", "cat"], target_classes=names)
     assert report.text.startswith("classes carried over by name: 1 matched, 29 fresh, 1 dropped; ")
     assert "class 8 and 21 more" in report.text
     assert "dropped: cat" in report.text

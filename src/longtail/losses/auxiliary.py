@@ -38,7 +38,5 @@ class AuxiliaryLoss(nn.Module, ABC):
     wants: frozenset[str] = frozenset()
 
     @abstractmethod
-    def forward(
-        self, student: Record, teacher: Record, targets: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Record, teacher: Record, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Named scalar losses; the teacher's values carry no gradient."""

@@ -88,9 +88,7 @@ class ClassificationLoss(nn.Module, ABC):
     ) -> Tensor:
         """Scalar loss. ``normaliser=None`` is the paper's own; ``update_state=None`` follows ``self.training``."""
         update = self.training if update_state is None else update_state
-        rows = self.row_losses(
-            logits, labels, class_mask=class_mask, update_state=update, generator=generator
-        )
+        rows = self.row_losses(logits, labels, class_mask=class_mask, update_state=update, generator=generator)
         if weight is not None:
             # where, not a product: an ignored row may hold an infinite loss
             rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))

@@ -83,7 +83,7 @@ def train_stage(
     loader = make_loader(stage.dataset, batches, workers=workers, pin_memory=fabric.device.type == "cuda")
     stream: Iterator[Any] = iter(loader)
     sums: dict[str, Tensor] = {}
-    summed = 0
+    summed = dropped = 0
     progress.start(f"train {stage.name}", stage.images, cursor.step * schedule.batch_size)
     train_mode(detector)
     while cursor.step < stage.steps:
@@ -92,6 +92,7 @@ def train_stage(
             group["lr"] = group["base_lr"] * factor
         for part in range(schedule.accumulate):
             images, targets = fabric.to_device(next(stream))
+            dropped += sum(target.get("dropped", 0) for target in targets)
             with fabric.no_backward_sync(model, enabled=part + 1 < schedule.accumulate):
                 losses = step_losses(model, stage, images, targets)
                 fabric.backward(torch.stack(list(losses.values())).sum() / schedule.accumulate)
@@ -114,9 +115,10 @@ def train_stage(
             means = {name: float(value) / summed for name, value in sums.items()}
             refuse_broken(means, stage, cursor.step)
             total = sum(means.values())
-            report(log, stage, cursor.step, {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means})
+            extra = {"dropped_objects": float(dropped)} if dropped else {}  # lost their area to the augmentation
+            report(log, stage, cursor.step, {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means, **extra})
             text = f"loss {total:.3f}"
-            sums, summed = {}, 0
+            sums, summed, dropped = {}, 0, 0
         progress.advance(schedule.batch_size, text)
         if new_epoch:
             for work in stage.passes_after_epoch:
