@@ -17,16 +17,18 @@ from longtail.data.dataset import DetectionDataset
 from longtail.data.transforms import train_transform
 from longtail.models.rcnn import RCNN
 from longtail.models.remap import remap_classes
-from longtail.models.weights import load_weights as load_file
+from longtail.models.torchvision_weights import from_torchvision
+from longtail.models.weights import load_state, read_state_dict
 from longtail.schema import Recipe, UsageError
 from longtail.schema.stage import StageSpec
 from longtail.training.checkpoint import IDENTITY, Identity, load_weights, locate
 from longtail.training.optimiser import build_optimiser
 from longtail.training.schedule import total_steps
 from longtail.training.stage import Stage
-from longtail.training.trainable import freeze, without
+from longtail.training.trainable import freeze, matches, without
 
 Say = Callable[[str], None]
+TORCHVISION_CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,23 @@ def load_start(model: nn.Module, source: Path, spec: StageSpec, statistics: Clas
     if folder is None:
         if not source.is_file():
             raise UsageError(f"there are no weights at {source}")
-        return f"weights from {source}: {load_file(model, source).text}"
+        return load_plain_file(model, source, spec)
     state = load_weights(folder)
     names = Identity.read(folder).statistics.names
     if list(names) != list(statistics.names):
         state, report = remap_classes(model, state, source_classes=names, target_classes=statistics.names)
         return f"{report.text}; " + load_previous(model, state, spec, origin=str(source))
     return load_previous(model, state, spec, origin=str(source))
+
+
+def load_plain_file(model: nn.Module, source: Path, spec: StageSpec) -> str:
+    """Loads what fits from a weights file without class names; torchvision's R-CNN detectors are recognised. Layers of
+    another shape stay fresh, and the text says which."""
+    state = read_state_dict(source)
+    if TORCHVISION_CLASSIFIER in state:
+        state = from_torchvision(state, num_classes=len(state[TORCHVISION_CLASSIFIER]) - 1)
+    kept = {name: value for name, value in state.items() if not matches(name, spec.trainable.reinitialise)}
+    return f"weights from {source}: {load_state(model, kept, source=str(source)).text}"
 
 
 def checkpoint_folder(source: Path) -> Path | None:
