@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from longtail.data.files import write_json
 from longtail.schema import UsageError, load_recipe
 from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import FileProgress, PlainProgress
-from longtail.training.run_directory import RunDirectory, write_json
+from longtail.training.run_directory import RunDirectory
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:

@@ -60,11 +60,11 @@ class Planned:
 def run(arguments: argparse.Namespace) -> int:
     """Generates, trains, compares."""
     from longtail.cli.processes import Job, run_jobs
+    from longtail.data.files import write_text
     from longtail.reports.html import write_comparison_report
     from longtail.reports.tables import comparison_text
     from longtail.schema import UsageError
     from longtail.training.progress import make_progress
-    from longtail.training.run_directory import write_text
 
     jobs = arguments.jobs if arguments.jobs is not None else os.cpu_count() or 1
     names = [name.strip() for name in arguments.recipes.split(",") if name.strip()]

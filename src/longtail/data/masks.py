@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 NONE, POLYGONS, RLE = 0, 1, 2
+CHUNK = 1024  # annotations whose run lengths are added up at once
 
 
-@dataclass(frozen=True)
+class SegmentationError(ValueError):
+    """A segmentation that cannot be used; ``row`` is its position."""
+
+    def __init__(self, row: int, text: str) -> None:
+        super().__init__(f"{row}: {text}")
+        self.row = row
+        self.text = text
+
+
+@dataclass(frozen=True, eq=False)
 class MaskColumn:
     """One segmentation per annotation.
 
@@ -39,39 +50,36 @@ class MaskColumn:
         """From COCO's forms: a list of polygons, ``{"size", "counts"}`` with text or a list, or None.
 
         Raises:
-            ValueError: anything else; the message starts with the position in ``segmentations``.
+            SegmentationError: anything else, or run lengths that do not add up to the size.
         """
         kinds = np.zeros(len(segmentations), dtype=np.uint8)
-        polygons: list[int] = []
-        lengths: list[int] = []
-        parts: list[NDArray[np.float64]] = []
-        codes: list[bytes] = []
+        counts = np.zeros(len(segmentations), dtype=np.int64)
+        polygons: list[Any] = []
+        codes: list[bytes] = [b""] * len(segmentations)
         sizes = np.zeros((len(segmentations), 2), dtype=np.int32)
         for row, given in enumerate(segmentations):
-            own_polygons, code = 0, b""
             if isinstance(given, dict):
                 kinds[row] = RLE
-                code, sizes[row] = _code(given, row)
-            elif isinstance(given, list) and given:
-                kinds[row] = POLYGONS
-                own_polygons = len(given)
-                for polygon in given:
-                    part = _polygon(polygon, row)
-                    parts.append(part)
-                    lengths.append(len(part))
-            elif given not in (None, []):
-                raise ValueError(f"{row}: a segmentation is a list of polygons or a run-length encoding")
-            polygons.append(own_polygons)
-            codes.append(code)
-        return cls(
+                codes[row], sizes[row] = _code(given, row)
+            elif isinstance(given, list):
+                kinds[row] = POLYGONS if given else NONE
+                counts[row] = len(given)
+                polygons += given
+            elif given is not None:
+                raise SegmentationError(row, "a segmentation is a list of polygons or a run-length encoding")
+        polygon_start = _starts(counts)
+        points, lengths = _points(polygons, polygon_start)
+        column = cls(
             kind=kinds,
-            polygon_start=_starts(polygons),
+            polygon_start=polygon_start,
             point_start=_starts(lengths),
-            points=np.concatenate(parts) if parts else np.zeros(0),
+            points=points,
             code_start=_starts([len(code) for code in codes]),
             codes=np.frombuffer(b"".join(codes), dtype=np.uint8),
             code_size=sizes,
         )
+        column._refuse_wrong_totals()
+        return column
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -135,6 +143,60 @@ class MaskColumn:
     def _code(self, row: int) -> bytes:
         return self.codes[self.code_start[row] : self.code_start[row + 1]].tobytes()
 
+    def _refuse_wrong_totals(self) -> None:
+        """Run lengths that stop early would be decoded into memory nobody has written to."""
+        rows = np.flatnonzero(self.kind == RLE)
+        for part in (rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)):
+            start = _starts(np.diff(self.code_start)[part])
+            totals = run_totals(self.codes[_ranges(self.code_start, part)], start)
+            wrong = np.flatnonzero(totals != self.code_size[part].astype(np.int64).prod(axis=1))
+            if len(wrong):
+                row = int(part[wrong[0]])
+                height, width = self.code_size[row].tolist()
+                raise SegmentationError(row, f"its run lengths do not add up to {height} x {width} pixels")
+
+
+def run_totals(codes: NDArray[np.uint8], start: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum of the run lengths of every compressed code, -1 where a code is damaged.
+
+    A code is a list of numbers x_0, x_1, ..., each in groups of six bits plus 48, lowest first: five bits of the
+    number and one that says whether more follow; the last group's fifth bit is the sign. The run lengths are
+    c_j = x_j for j < 3 and x_j + c_(j-2) from there on, so that x_j is part of every second run from c_j to the end.
+
+    Args:
+        codes: bytes of all codes.
+        start: (n + 1,) bytes of code i are ``codes[start[i]:start[i + 1]]``.
+    """
+    count = len(start) - 1
+    groups = codes.astype(np.int64) - 48
+    code = np.repeat(np.arange(count), np.diff(start))
+    more = (groups & 32) != 0
+    filled = np.diff(start) > 0
+    unfinished = np.zeros(count, dtype=np.bool_)
+    unfinished[filled] = more[start[1:][filled] - 1]
+    damaged = ~filled | unfinished
+    damaged[code[(groups < 0) | (groups > 63)]] = True
+
+    more[start[1:][filled] - 1] = False
+    last = np.flatnonzero(~more)
+    first = np.concatenate(([0], last + 1))[: len(last)]
+    lengths = last - first + 1
+    owner = code[first]
+    damaged[owner[lengths > 7]] = True
+    place = np.minimum(np.arange(len(groups)) - np.repeat(first, lengths), 7)
+    shares = (groups & 31) << (5 * place)
+    numbers = np.add.reduceat(shares, first) if len(first) else shares
+    numbers -= np.where(groups[last] & 16, np.int64(1) << (5 * np.minimum(lengths, 7)), 0)
+
+    amount = np.bincount(owner, minlength=count)
+    begin = _starts(amount)
+    position = np.arange(len(owner)) - np.repeat(begin[:-1], amount)
+    uses = np.where(position == 0, 1, (np.repeat(amount, amount) - 1 - position) // 2 + 1)
+    summed = _starts(numbers * uses)
+    totals = summed[begin[1:]] - summed[begin[:-1]]
+    totals[damaged] = -1
+    return totals
+
 
 def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(([0], np.cumsum(np.asarray(lengths, dtype=np.int64)))).astype(np.int64)
@@ -147,26 +209,44 @@ def _ranges(start: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int
     return first + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
-def _polygon(polygon: Any, row: int) -> NDArray[np.float64]:
-    try:
-        part = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
-        part = np.zeros(1)
-    if part.ndim != 1 or len(part) < 6 or len(part) % 2 or not np.isfinite(part).all():
-        raise ValueError(f"{row}: a polygon is a list x, y, x, y, ... of at least three points")
-    return part
+def _points(polygons: list[Any], polygon_start: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Coordinates of all polygons, and how many each has. Types are checked by the set, which is quick."""
+    if set(map(type, polygons)) <= {list}:
+        lengths = np.fromiter(map(len, polygons), np.int64, len(polygons))
+        numbers = set(map(type, chain.from_iterable(polygons))) <= {int, float}
+        if numbers and not ((lengths < 6) | (lengths % 2 > 0)).any():
+            try:
+                points = np.fromiter(chain.from_iterable(polygons), np.float64, int(lengths.sum()))
+            except OverflowError:
+                points = np.full(1, np.inf)
+            if np.isfinite(points).all():
+                return points, lengths
+    wrong = next(number for number, polygon in enumerate(polygons) if not _is_polygon(polygon))
+    row = int(np.searchsorted(polygon_start, wrong, side="right")) - 1
+    raise SegmentationError(row, "a polygon is a list x, y, x, y, ... of at least three points, finite and in pixels")
+
+
+def _is_polygon(given: Any) -> bool:
+    return (
+        isinstance(given, list)
+        and len(given) >= 6
+        and len(given) % 2 == 0
+        and all(type(number) in (int, float) and abs(number) <= np.finfo(np.float64).max for number in given)
+    )
 
 
 def _code(given: dict[str, Any], row: int) -> tuple[bytes, list[int]]:
     size, counts = given.get("size"), given.get("counts")
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise ValueError(f"{row}: a run-length encoding needs a size [height, width]")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(s) is int and 0 < s < 2**31 for s in size):
+        raise SegmentationError(row, "a run-length encoding needs a size [height, width]")
     if isinstance(counts, list):
+        if not all(type(run) is int and 0 <= run < 2**31 for run in counts):
+            raise SegmentationError(row, "run lengths are whole numbers from 0 on")
         from pycocotools import mask as codec
 
-        counts = codec.frPyObjects({"size": list(size), "counts": counts}, size[0], size[1])["counts"]
-    if isinstance(counts, str):
+        counts = codec.frPyObjects({"size": size, "counts": counts}, size[0], size[1])["counts"]
+    if isinstance(counts, str) and counts.isascii():
         counts = counts.encode("ascii")
     if not isinstance(counts, bytes):
-        raise ValueError(f"{row}: a run-length encoding needs counts, a text or a list")
-    return counts, [int(size[0]), int(size[1])]
+        raise SegmentationError(row, "a run-length encoding needs counts, a text or a list")
+    return counts, size

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from longtail.evaluation.atomic import replace_text
+from longtail.data.files import write_text
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ class EvaluationResult:
     def write(self, folder: str | Path) -> None:
         """Write ``metrics.json`` and ``per_class.csv``; each file is replaced in one step."""
         content = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        replace_text(Path(folder) / "metrics.json", content + "\n")
+        write_text(Path(folder) / "metrics.json", content + "\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([field.name for field in fields(ClassResult)])
         writer.writerows(
             ["" if value is None else value for value in asdict(row).values()] for row in self.per_class.values()
         )
-        replace_text(Path(folder) / "per_class.csv", text.getvalue())
+        write_text(Path(folder) / "per_class.csv", text.getvalue())
 
 
 def format_table(results: Mapping[str, EvaluationResult]) -> str:

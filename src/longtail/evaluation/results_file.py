@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pycocotools import mask as mask_codec
 
+from longtail.data.files import write_text
 from longtail.data.table import AnnotationTable
-from longtail.evaluation.atomic import replace_text
 from longtail.schema.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def entries(detections: DetectionTable, table: AnnotationTable, iou_type: str) -
 def write(detections: DetectionTable, path: StrPath, table: AnnotationTable, iou_type: str) -> None:
     """Write :func:`entries` as JSON; a reader sees the old file or the complete new one."""
     lines = (json.dumps(entry) for entry in entries(detections, table, iou_type))
-    replace_text(Path(path), "[" + ",\n".join(lines) + "]\n")
+    write_text(Path(path), "[" + ",\n".join(lines) + "]\n")
 
 
 def _load(source: Source) -> tuple[str, Sequence[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from longtail.data.files import write_text
 from longtail.data.statistics import ClassStatistics
 from longtail.reports import plots
 from longtail.reports.results import RunResults, class_rows, notes_of, provenance_of, read_results, split_names
@@ -26,7 +27,6 @@ from longtail.reports.tables import (
     percent,
     results_rows,
 )
-from longtail.training.run_directory import write_text
 
 TEMPLATE = "report.html.j2"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from longtail.data.files import write_json
 from longtail.evaluation import EvaluationResult
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
@@ -19,7 +20,7 @@ from longtail.training.evaluating import evaluate, evaluate_model, predict, writ
 from longtail.training.loop import train_stage
 from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import Progress, Silent
-from longtail.training.run_directory import RunDirectory, write_json
+from longtail.training.run_directory import RunDirectory
 from longtail.training.saving import keep_best, last_checkpoint, save_last
 from longtail.training.setup import Speaker, check_batch, read_data, same_recipe, start_fabric
 

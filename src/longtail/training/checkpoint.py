@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ class Cursor:
     step: int = 0
     passes_done: bool = False
     best: float = -1.0
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 def per_rank_names(model: nn.Module) -> set[str]:

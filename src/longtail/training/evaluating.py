@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
+from longtail.data.files import write_json
 from longtail.evaluation import EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.rcnn import RCNN
@@ -18,7 +19,7 @@ from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
 from longtail.training.detecting import detect_all
 from longtail.training.progress import Progress, Silent
-from longtail.training.run_directory import RunDirectory, write_json
+from longtail.training.run_directory import RunDirectory
 
 
 def evaluate_model(

@@ -1,36 +1,18 @@
-"""The folder a run lives in, and files that are complete or not there at all."""
+"""The folder a run lives in."""
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from longtail.data.files import write_json, write_text
 from longtail.schema import Recipe, UsageError, dump_recipe
 
 PACKAGES = (
     "longtail", "torch", "torchvision", "lightning-fabric", "hotcoco", "pycocotools", "timm", "numpy", "safetensors",
 )  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON the same way."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str | None]:
