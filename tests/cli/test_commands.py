@@ -149,6 +149,12 @@ def test_eval_on_other_data_has_a_split_of_its_own(evaluated: Calls, capsys: pyt
     assert evaluated["split"] == "mine"
 
 
+def test_eval_renews_the_report_of_a_run(tmp_path: Path, evaluated: Calls) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: rfs\n")
+    assert main(["eval", str(tmp_path), "--quiet"]) == 0
+    assert (tmp_path / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("more", "text"),
     [

@@ -161,3 +161,41 @@ def test_json(tmp_path: Path, children: Children, capsys: pytest.CaptureFixture[
     assert main(words(tmp_path, "--json", "--recipes", "rfs")) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["results"]["rfs"]["0"]["bbox"]["metrics"]["APr"] == pytest.approx(0.2)
+
+
+def test_progress_adds_up_and_never_goes_back(tmp_path: Path) -> None:
+    from longtail.data.scenes import GeneratedSet
+
+    data = GeneratedSet(tmp_path)
+    data.train.write_text(json.dumps({"images": [{}] * 120}))
+    data.val.write_text(json.dumps({"images": [{}] * 40}))
+    steps: list[int] = []
+    totals: list[int] = []
+
+    class Count:
+        def start(self, title: str, total: int, done: int = 0) -> None:
+            totals.append(total)
+
+        def advance(self, amount: int, text: str = "") -> None:
+            steps.append(amount)
+
+        def message(self, text: str) -> None:
+            """Not looked at."""
+
+        def finish(self) -> None:
+            """Not looked at."""
+
+    overrides, _ = demo.starting_point("smoke", [])
+    runs = demo.plan_runs(["baseline", "rfs"], 1, overrides, tmp_path / "runs")
+    overall = demo.Overall(runs, data, Count())
+    assert totals == [2 * (80 + 40)]
+    overall.watch("rfs-seed0", {"title": "train end-to-end", "done": 30})
+    overall.watch("rfs-seed0", {"title": "train end-to-end", "done": 20})  # resumed from a checkpoint
+    overall.watch("rfs-seed0", {"title": "something else", "done": 500})
+    assert sum(steps) == 30
+    overall.watch("rfs-seed0", {"title": "detect", "done": 10})
+    assert sum(steps) == 90
+    overall.finish("rfs-seed0")
+    overall.finish("baseline-seed0")
+    assert sum(steps) == totals[0]
+    assert min(steps) > 0

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Detects, evaluates, and prints one table per protocol."""
+    from longtail.reports.html import write_run_report
     from longtail.reports.tables import results_text
     from longtail.schema import UsageError
     from longtail.schema.explain import nearest
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress=make_progress(quiet=arguments.quiet),
     )
     contents = {name: {kind: result.to_dict() for kind, result in kinds.items()} for name, kinds in found.items()}
+    if (arguments.run / "recipe.yaml").is_file():  # a checkpoint folder alone has no report
+        write_run_report(arguments.run)
     if arguments.json:
         print_json({"run": str(arguments.run), "split": split, "results": contents})
         return 0
