@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as codec
 
-from longtail.data.masks import MaskColumn
+from longtail.data.masks import MaskColumn, SegmentationError, run_totals
 
 H, W = 24, 32
 
@@ -69,3 +69,38 @@ def test_an_encoding_of_another_size_is_refused() -> None:
     column = MaskColumn.from_json([{"size": [4, 5], "counts": [0, 20]}])
     with pytest.raises(ValueError, match="4 x 5"):
         column.rle(0, 5, 4)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_totals_of_run_lengths_equal_the_loop(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    runs = [
+        generator.choice([0, 1, 15, 16, 17, 500, 16_384, 2**20], generator.integers(1, 9)).tolist() for _ in range(6)
+    ]
+    codes = [codec.frPyObjects({"size": [1, sum(row)], "counts": row}, 1, sum(row))["counts"] for row in runs]
+    start = np.concatenate(([0], np.cumsum([len(code) for code in codes])))
+    totals = run_totals(np.frombuffer(b"".join(codes), np.uint8), start)
+    assert totals.tolist() == [sum(row) for row in runs]
+
+
+@pytest.mark.parametrize("counts", ["", "0:Z", "P", "\x7f00", "  ", "PPPPPPPPPPPP0", [0, 19], [21], [], [20, 1]])
+def test_run_lengths_that_do_not_fill_the_mask_are_refused(counts: object) -> None:
+    good = {"size": [4, 5], "counts": [0, 20]}
+    with pytest.raises(SegmentationError, match="1: its run lengths do not add up to 4 x 5"):
+        MaskColumn.from_json([good, {"size": [4, 5], "counts": counts}, good])
+
+
+def test_the_wrong_polygon_is_found_among_many() -> None:
+    good = [0, 0, 5, 0, 5, 5]
+    with pytest.raises(SegmentationError, match="three points") as error:
+        MaskColumn.from_json([None, [good, good], [], [good, [1, 2]], [good]])
+    assert error.value.row == 3
+
+
+def test_whole_columns_are_checked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longtail.data.masks.CHUNK", 2)
+    given_ = segmentations(5, 9)
+    assert np.array_equal(MaskColumn.from_json(given_).decode(range(9), H, W)[8], reference(given_[8]))
+    with pytest.raises(SegmentationError, match=r"^9: "):
+        MaskColumn.from_json([*given_, {"size": [H, W], "counts": [1]}])

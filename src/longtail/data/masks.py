@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -213,8 +214,8 @@ def _points(polygons: list[Any], polygon_start: NDArray[np.int64]) -> tuple[NDAr
     """Coordinates of all polygons, and how many each has. Types are checked by the set, which is quick."""
     if set(map(type, polygons)) <= {list}:
         lengths = np.fromiter(map(len, polygons), np.int64, len(polygons))
-        numbers = set(map(type, chain.from_iterable(polygons))) <= {int, float}
-        if numbers and not ((lengths < 6) | (lengths % 2 > 0)).any():
+        plain = set(map(type, chain.from_iterable(polygons))) <= {int, float}
+        if plain and not ((lengths < 6) | (lengths % 2 > 0)).any():
             try:
                 points = np.fromiter(chain.from_iterable(polygons), np.float64, int(lengths.sum()))
             except OverflowError:
@@ -231,7 +232,7 @@ def _is_polygon(given: Any) -> bool:
         isinstance(given, list)
         and len(given) >= 6
         and len(given) % 2 == 0
-        and all(type(number) in (int, float) and abs(number) <= np.finfo(np.float64).max for number in given)
+        and all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in given)
     )
 
 

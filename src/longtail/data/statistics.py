@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Count = Literal["images", "instances"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassStatistics:
     """Counts of the training annotations, before any resampling. Crowd regions are not counted.
 
@@ -32,6 +32,15 @@ class ClassStatistics:
     num_nonempty: int
     edges: tuple[int, int] = (10, 100)
     count: Count = "images"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.edges[0] <= self.edges[1]:
+            raise ValueError(f"the edges of the groups must not be negative and must ascend, got {self.edges}")
+        if not len(self.names) == len(self.image_counts) == len(self.instance_counts):
+            raise ValueError(
+                f"{len(self.names)} names, {len(self.image_counts)} image counts and {len(self.instance_counts)} "
+                "instance counts; there must be one of each per class"
+            )
 
     @property
     def num_classes(self) -> int:

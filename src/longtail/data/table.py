@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longtail.data.files import write_text
 from longtail.data.masks import MaskColumn
 from longtail.data.statistics import ClassStatistics, Count
 from longtail.schema.errors import DataError
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelLists:
     """A list of labels per image: those of image i are ``labels[start[i]:start[i + 1]]``."""
 
@@ -47,7 +50,7 @@ class Classes:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnnotationTable:
     """Images and annotations of one data set. Labels are 0..C-1 inside; original ids and names are kept.
 
@@ -183,10 +186,39 @@ class AnnotationTable:
 
     @classmethod
     def from_coco(cls, path: Path | str, *, images: Path | str | None = None) -> Self:
-        """Reads a COCO or LVIS annotation file, plain or ``.gz``; see :func:`longtail.data.coco.read_coco`."""
-        from longtail.data.coco import read_coco
+        """Reads a COCO or LVIS annotation file, plain or ``.gz``; see :func:`longtail.data.coco.read_coco`.
 
-        return cls(**read_coco(Path(path)))
+        Args:
+            path: the file; it is never changed.
+            images: the picture folder; where given, every picture must be in it.
+
+        Raises:
+            DataError: the file cannot be used, or pictures are missing.
+        """
+        from longtail.data.coco import read_coco, require_pictures
+
+        table = cls(**read_coco(Path(path)))
+        if images is not None:
+            require_pictures(table, Path(images))
+        return table
+
+    def to_coco(self) -> dict[str, Any]:
+        """A COCO or LVIS dictionary with original ids; see :func:`longtail.data.coco.coco_content`."""
+        from longtail.data.coco import coco_content
+
+        return coco_content(self)
+
+    def write_coco(self, path: Path | str) -> None:
+        """Writes :meth:`to_coco` as plain JSON; the file appears when it is complete.
+
+        Raises:
+            DataError: ``path`` is the file the table was read from, which is never changed, or ends in ``.gz``.
+        """
+        if Path(path).resolve() == Path(self.source).resolve():
+            raise DataError(f"{path} is the file the annotations were read from; write to another name")
+        if Path(path).suffix == ".gz":
+            raise DataError(f"annotations are written as plain JSON; give a name that ends in .json, not {path}")
+        write_text(Path(path), json.dumps(self.to_coco(), ensure_ascii=False, allow_nan=False))
 
     @classmethod
     def from_image_list(
@@ -204,22 +236,24 @@ class AnnotationTable:
         Raises:
             DataError: there are no pictures.
         """
-        if isinstance(images, Path | str) and Path(images).is_dir():
+        if isinstance(images, Path | str):
             root = Path(images)
-            names = sorted(
-                str(path.relative_to(root)) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
-            )
-        elif isinstance(images, Path | str):
-            names = [Path(images).name] if Path(images).is_file() else []
+            if not root.exists():
+                raise DataError(f"there is no picture and no folder {root}")
+            names = [root.name]
+            if root.is_dir():
+                found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+                names = sorted(path.relative_to(root).as_posix() for path in found)
         else:
             names = [str(path) for path in images]
         if not names:
-            raise DataError(f"there are no pictures in {images} ({', '.join(IMAGE_SUFFIXES)})")
+            where = f"in the folder {images}" if isinstance(images, Path | str) else "in the list"
+            raise DataError(f"there are no pictures {where} ({', '.join(IMAGE_SUFFIXES)})")
         count = len(names)
         class_names, ids = categories or ([], [])
         none = np.zeros(0)
         return cls(
-            source=str(images),
+            source=str(images) if isinstance(images, Path | str) else "a list of pictures",
             image_ids=np.arange(1, count + 1),
             file_names=names,
             heights=np.zeros(count, np.int32),
@@ -241,8 +275,8 @@ class AnnotationTable:
 
 
 def id_array(ids: Sequence[int | str]) -> NDArray[Any]:
-    """Original ids as a column: 64-bit integers if all are integers, objects otherwise."""
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in ids):
+    """Original ids as a column: 64-bit integers if all are such, objects otherwise."""
+    if all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in ids):
         return np.array(ids, dtype=np.int64)
     column = np.empty(len(ids), dtype=object)
     column[:] = list(ids)
@@ -250,27 +284,29 @@ def id_array(ids: Sequence[int | str]) -> NDArray[Any]:
 
 
 def match_categories(training: AnnotationTable | Classes, other: AnnotationTable) -> NDArray[np.int64]:
-    """The training label of every label of ``other``, by class name; by name and id where names repeat.
+    """The training label of every label of ``other``, by class name; by name and id for names that occur repeatedly.
 
     Classes that ``other`` lists but never uses may be missing in training; they map to -1.
 
     Raises:
-        DataError: annotations of ``other`` use classes that training does not have.
+        DataError: annotations of ``other`` use classes that training does not have; both sources are named.
     """
     own = training.classes if isinstance(training, AnnotationTable) else training
-    repeated = len(set(own.names)) < len(own.names)
-    keys: list[Any] = list(zip(own.names, own.ids, strict=True)) if repeated else list(own.names)
-    known = {key: label for label, key in enumerate(keys)}
-    theirs: list[Any] = list(other.category_names)
-    if repeated:
-        theirs = list(zip(other.category_names, other.category_ids.tolist(), strict=True))
-    label_map = np.array([known.get(key, -1) for key in theirs], dtype=np.int64)
-    used = np.unique(other.label)
-    lacking = [other.category_names[label] for label in used.tolist() if label_map[label] < 0]
+    theirs = other.classes
+    repeated = {name for names in (own.names, theirs.names) for name, times in Counter(names).items() if times > 1}
+
+    def keys(classes: Classes) -> list[Any]:
+        pairs = zip(classes.names, classes.ids, strict=True)
+        return [(name, identity) if name in repeated else name for name, identity in pairs]
+
+    known = {key: label for label, key in enumerate(keys(own))}
+    label_map = np.array([known.get(key, -1) for key in keys(theirs)], dtype=np.int64)
+    lacking = [theirs.names[label] for label in np.unique(other.label).tolist() if label_map[label] < 0]
     if lacking:
         raise DataError(
             f"{other.source} has annotations of {len(lacking)} classes that {own.source} does not have "
-            f"({', '.join(map(repr, lacking[:5]))}{', ...' if len(lacking) > 5 else ''}); classes are matched by name"
+            f"({', '.join(map(repr, lacking[:5]))}{', ...' if len(lacking) > 5 else ''}); classes are matched by name, "
+            "and by name and id where a name occurs more than once; give annotation files of one label set"
         )
     return label_map
 
