@@ -3,6 +3,8 @@
 import copy
 import json
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,8 @@ from PIL import Image
 
 from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset, Draw, draw_seed, seeded
-from longtail.data.loader import PositionBatches, evaluation_loader, make_loader
 from longtail.data.scenes import GeneratedSet
 from longtail.data.transforms import train_transform
-from longtail.sampling import RepeatFactorSampler, UniformSampler
 from longtail.schema import DataError
 
 
@@ -126,35 +126,6 @@ def test_missing_masks_are_named_with_the_remedy(tmp_path: Path) -> None:
         DetectionDataset(AnnotationTable.from_coco(tmp_path / "a.json"), tmp_path, with_masks=True)
 
 
-def test_transforms_keep_boxes_and_masks_together(smoke_set: GeneratedSet) -> None:
-    table = AnnotationTable.from_coco(smoke_set.train)
-    transform = train_transform([64, 128], 200, flip=0.5, vertical_flip=0.5, brightness=0.3)
-    dataset = DetectionDataset(table, smoke_set.images, transform=transform, with_masks=True)
-    sizes, corners = set(), set()
-    for seed in range(30):
-        image, target = dataset[Draw(5, seed)]
-        height, width = image.shape[-2:]
-        sizes.add((height, width))
-        assert target["masks"].shape[1:] == (height, width)
-        for box, mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
-            rows, columns = torch.where(mask)
-            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert max(abs(a - float(b)) for a, b in zip(box, tight, strict=True)) <= 1e-4
-        corners.add(tuple(round(v) for v in target["boxes"][0].tolist()))
-    assert sizes == {(64, 64), (128, 128)}
-    assert len(corners) >= 6, "flips and sizes vary"
-
-
-def test_the_long_side_is_a_limit() -> None:
-    from torchvision import tv_tensors
-
-    image = tv_tensors.Image(torch.zeros(3, 20, 80, dtype=torch.uint8))
-    boxes = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 8, 8]]), format="XYXY", canvas_size=(20, 80))
-    resized, sample = train_transform([40], 120, flip=0)(image, {"boxes": boxes, "labels": torch.zeros(1)})
-    assert resized.shape == (3, 30, 120)
-    assert sample["boxes"].tolist() == [[0, 0, 12, 12]]
-
-
 def test_objects_that_lose_their_area_are_dropped_and_counted(tmp_path: Path) -> None:
     table = one_picture(tmp_path, Image.new("RGB", (20, 30)))
     content = json.loads((tmp_path / "a.json").read_text())
@@ -189,67 +160,74 @@ def test_draws_depend_on_seed_epoch_and_position_alone(smoke_set: GeneratedSet) 
         assert first == (torch.rand(()).item(), random.random(), np.random.rand())  # noqa: NPY002
 
 
-def stream(batches: PositionBatches) -> list[Draw]:
-    return [draw for batch in batches for draw in batch]
+def test_damaged_files_give_one_error_that_names_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "hello"
+    table = one_picture(tmp_path, Image.effect_noise((20, 30), 80).convert("RGB"), "a.jpg", exif=exif)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    dataset = DetectionDataset(table, tmp_path, max_pixels=10_000)
+    generator = np.random.default_rng(0)
+    messages = []
+    for _ in range(200):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[generator.integers(0, 200, 4)] = generator.integers(0, 256, 4)
+        (tmp_path / "a.jpg").write_bytes(damaged[: generator.integers(100, len(whole) + 1)].tobytes())
+        try:
+            dataset[0]
+        except DataError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all("a.jpg" in message for message in messages)
 
 
-def test_batches_walk_through_the_epochs_and_resume_anywhere() -> None:
-    sampler = RepeatFactorSampler(
-        np.array([0, 1, 2, 3, 3, 4]), np.array([0, 0, 0, 1], np.int32), 2, seed=3, threshold=0.7
-    )
-    whole = stream(PositionBatches(sampler, seed=3, batch_size=4, num_batches=12))
-    expected = []
-    epoch = 0
-    while len(expected) < 48:
-        rows = sampler.epoch(epoch)
-        expected += [Draw(int(row), draw_seed(3, epoch, place)) for place, row in enumerate(rows)]
-        epoch += 1
-    assert whole == expected[:48]
-    for start in range(13):
-        rest = stream(PositionBatches(sampler, seed=3, batch_size=4, num_batches=12, start_batch=start))
-        assert rest == whole[4 * start :]
+def header_only(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_same_global_batches(world: int) -> None:
-    sampler = UniformSampler(7, seed=1)
-    whole = stream(PositionBatches(sampler, seed=1, batch_size=2 * world, num_batches=5))
-    parts = [
-        list(PositionBatches(sampler, seed=1, batch_size=2, num_batches=5, rank=rank, world_size=world))
-        for rank in range(world)
-    ]
-    for number in range(5):
-        merged = [parts[place % world][number][place // world] for place in range(2 * world)]
-        assert merged == whole[2 * world * number : 2 * world * (number + 1)]
+def test_the_limit_on_pixels_is_ours_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "huge.png").write_bytes(header_only(20_000, 20_000))
+    table = AnnotationTable.from_image_list(["huge.png"])
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(DataError, match=r"huge\.png \(image 1\) has 20000 x 20000 pixels, more than 178000000"):
+        DetectionDataset(table, tmp_path)[0]
+    with pytest.raises(DataError, match=r"has 20000 x 20000 pixels, more than 399999999"):
+        DetectionDataset(table, tmp_path, max_pixels=399_999_999)[0]
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert not [w for w in recwarn if "bomb" in str(w.message)]
 
 
-def test_loaders_give_the_same_with_and_without_workers(smoke_set: GeneratedSet) -> None:
-    table = AnnotationTable.from_coco(smoke_set.train)
-    dataset = DetectionDataset(table, smoke_set.images, transform=train_transform([40, 50], 90, brightness=0.2))
-    batches = PositionBatches(UniformSampler(120, seed=0), seed=0, batch_size=3, num_batches=6)
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    plain = list(make_loader(dataset, batches, workers=0))
-    assert torch.equal(state, torch.get_rng_state()), "loading leaves the global generator alone"
-    forked = list(make_loader(dataset, batches, workers=2))
-    for (images, targets), (other_images, other_targets) in zip(plain, forked, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(images, other_images, strict=True))
-        assert [t["draw_seed"] for t in targets] == [t["draw_seed"] for t in other_targets]
-        assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(targets, other_targets, strict=True))
-    assert all(target["boxes"].dtype == torch.float32 for _, targets in plain for target in targets)
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="image 1 cannot be named"):
+        DetectionDataset(AnnotationTable.from_image_list(["a\0b.jpg"]), tmp_path)[0]
 
 
-def test_evaluation_sees_every_picture_once_over_all_processes(smoke_set: GeneratedSet) -> None:
-    dataset = DetectionDataset(AnnotationTable.from_coco(smoke_set.val), smoke_set.images)
-    seen = []
-    for rank in range(3):
-        for _, targets in evaluation_loader(dataset, batch_size=5, workers=0, rank=rank, world_size=3):
-            seen += [target["image_index"] for target in targets]
-    assert sorted(seen) == list(range(40))
+def test_masks_of_another_size_are_named_where_the_file_gives_no_size(tmp_path: Path) -> None:
+    one_picture(tmp_path, Image.new("RGB", (20, 30)))
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["images"][0]["height"]
+    content["annotations"].append(content["annotations"][0] | {"id": 2})
+    content["annotations"][1]["segmentation"] = {"size": [31, 20], "counts": [0, 620]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset = DetectionDataset(AnnotationTable.from_coco(tmp_path / "a.json"), tmp_path, with_masks=True)
+    with pytest.raises(DataError, match=r"a\.json: annotation 2: the mask is 31 x 20.* 30 x 20; correct or remove"):
+        dataset[0]
 
 
-def test_mistakes() -> None:
-    with pytest.raises(ValueError, match="out of range"):
-        PositionBatches(UniformSampler(3, seed=0), seed=0, batch_size=0, num_batches=1)
-    with pytest.raises(ValueError, match="sides"):
-        train_transform([], 10)
+def test_pictures_without_objects_are_kept(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    table = AnnotationTable.from_coco(tmp_path / "a.json")
+    for with_masks in (False, True):
+        dataset = DetectionDataset(table, tmp_path, transform=train_transform([12], 30), with_masks=with_masks)
+        image, target = dataset[0]
+        assert image.shape == (3, 12, 16)
+        assert target["boxes"].shape == (0, 4)
+        assert target["labels"].dtype == torch.int64
+        assert ("masks" in target) == with_masks
+    assert target["masks"].shape == (0, 12, 16)

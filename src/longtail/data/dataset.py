@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -21,6 +24,8 @@ from longtail.data.table import AnnotationTable
 from longtail.schema.errors import DataError
 
 MAX_PIXELS = 178_000_000
+# What decoders raise for damaged files: most of it OSError, and the rest where bytes are taken apart by hand.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 class Target(TypedDict, total=False):
@@ -72,6 +77,17 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+@contextmanager
+def own_pixel_limit() -> Iterator[None]:
+    """Within the block Pillow's fixed limit on the number of pixels, and its warning, leave the decision to ours."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Pictures of an annotation table.
 
@@ -83,7 +99,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         max_pixels: larger pictures are refused before they are decoded.
 
     An item is the picture (3, H, W) uint8, RGB, EXIF rotation applied, and its :class:`Target`. Crowd and ignored
-    annotations are left out of the target.
+    annotations are left out of the target. Asked for with a :class:`Draw`, an item depends on that alone; asked for
+    with a row, its draws are the same every time.
 
     Raises:
         DataError: (from an item) a picture that is missing, broken, too large or of another size than annotated, or a
@@ -141,7 +158,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             target["masks"] = sample["masks"].as_subclass(Tensor)
         return image.as_subclass(Tensor), target
 
-    def masks(self, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+    def masks(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
         """Masks (n, H, W) of some annotations of one picture."""
         column = self.table.masks
         lacking = rows if column is None else rows[column.kind[rows] == 0]
@@ -153,7 +170,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             )
         if column is None:
             return np.zeros((0, height, width), dtype=np.uint8)
-        return column.decode(rows, height, width)
+        decoded = np.zeros((len(rows), height, width), dtype=np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            try:
+                decoded[place] = column.decode([row], height, width)[0]
+            except ValueError as error:
+                annotation = self.table.annotation_ids[row : row + 1].tolist()[0]
+                raise DataError(
+                    f"{self.table.source}: annotation {annotation!r}: {error}; correct or remove its segmentation"
+                ) from None
+        return decoded
 
     def path(self, image: int) -> Path:
         """Where a picture lies.
@@ -162,7 +188,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             DataError: its name leads out of the image folder.
         """
         name = self.table.file_names[image]
-        path = (self.root / name).resolve()
+        try:
+            path = (self.root / name).resolve()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise DataError(
+                f"{self.table.source}: image {self._id(image)!r} cannot be named {name!r}: {error}; correct it"
+            ) from None
         if not path.is_relative_to(self.root):
             raise DataError(
                 f"{self.table.source}: image {self._id(image)!r} has the file_name {name!r}, which leads out of the "
@@ -174,7 +205,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """A picture (3, H, W), uint8, RGB, upright."""
         path = self.path(image)
         try:
-            with Image.open(path) as opened:
+            with own_pixel_limit(), Image.open(path) as opened:
                 if opened.width * opened.height > self.max_pixels:
                     raise DataError(
                         f"{path} (image {self._id(image)!r}) has {opened.width} x {opened.height} pixels, more than "
@@ -183,8 +214,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 upright = ImageOps.exif_transpose(opened)
                 pixels = to_rgb(upright)
         except FileNotFoundError:
-            raise DataError(f"there is no picture {path} (image {self._id(image)!r} of {self.table.source})") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"there is no picture {path} (image {self._id(image)!r} of {self.table.source}); put it there or give "
+                "the folder that the file names start from"
+            ) from None
+        except UNREADABLE as error:
             raise DataError(
                 f"{path} (image {self._id(image)!r}) cannot be read: {error}; replace it or remove the image"
             ) from None
@@ -200,7 +234,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return self.table.image_ids[image : image + 1].tolist()[0]
 
 
-def to_rgb(picture: Image.Image) -> np.ndarray:
+def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     """(H, W, 3) uint8. Transparent parts become white; 16-bit grey is scaled to 8 bits, as are 32-bit and float."""
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         values = np.asarray(picture, dtype=np.float64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from itertools import count
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from longtail.data.dataset import Draw, Target, draw_seed
+from longtail.schema.errors import DataError
 
 Batch = tuple[list[Tensor], list[Target]]
 
@@ -34,7 +36,7 @@ class PositionBatches(Sampler[list[Draw]]):
         sampler: lists of pictures by epoch.
         seed: of all draws.
         batch_size: pictures per process and batch.
-        num_batches: batches in all, those before ``start_batch`` included.
+        num_batches: batches in all, those before ``start_batch`` included; None = without end.
         start_batch: batches that are over already (a resumed run).
         rank, world_size: this process, and how many there are.
     """
@@ -45,12 +47,13 @@ class PositionBatches(Sampler[list[Draw]]):
         *,
         seed: int,
         batch_size: int,
-        num_batches: int,
+        num_batches: int | None = None,
         start_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size < 1 or not 0 <= rank < world_size or not 0 <= start_batch <= num_batches:
+        past_end = num_batches is not None and start_batch > num_batches
+        if batch_size < 1 or not 0 <= rank < world_size or start_batch < 0 or past_end:
             raise ValueError(
                 f"batch_size {batch_size}, rank {rank} of {world_size} or start_batch {start_batch} of {num_batches} "
                 "is out of range"
@@ -64,6 +67,8 @@ class PositionBatches(Sampler[list[Draw]]):
         self.world_size = world_size
 
     def __len__(self) -> int:
+        if self.num_batches is None:
+            raise TypeError("batches without end have no number")
         return self.num_batches - self.start_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -74,7 +79,7 @@ class PositionBatches(Sampler[list[Draw]]):
             skip -= len(rows)
             epoch += 1
             rows = self._rows(epoch)
-        for _ in range(len(self)):
+        for _ in count() if self.num_batches is None else range(len(self)):
             batch: list[Draw] = []
             for place in range(whole):
                 if skip == len(rows):
@@ -92,17 +97,52 @@ class PositionBatches(Sampler[list[Draw]]):
         return rows
 
 
-def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
-    """Pictures and targets as two lists; pictures differ in size."""
-    return [image for image, _ in items], [target for _, target in items]
+class _Handed(Dataset[tuple[Tensor, Target] | DataError]):
+    """Hands a picture that cannot be used on as a value: raised in a worker, the error would arrive with the worker's
+    traceback for its text."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, Target]]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: Draw | int) -> tuple[Tensor, Target] | DataError:
+        try:
+            return self.dataset[request]
+        except DataError as error:
+            return error
+
+
+class PictureLoader(DataLoader[Any]):
+    """Batches of pictures and targets, as two lists; pictures differ in size.
+
+    Raises:
+        DataError: (while iterating) a picture cannot be used; the same with workers and without.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def collate(items: Sequence[tuple[Tensor, Target] | DataError]) -> Batch | DataError:
+    """Pictures and targets as two lists, or the first error."""
+    images: list[Tensor] = []
+    targets: list[Target] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        images.append(item[0])
+        targets.append(item[1])
+    return images, targets
 
 
 def make_loader(
     dataset: Dataset[tuple[Tensor, Target]], batches: PositionBatches, *, workers: int, pin_memory: bool = False
-) -> DataLoader[tuple[Tensor, Target]]:
+) -> PictureLoader:
     """A loader of the given batches; ``workers`` = 0 loads in this process."""
-    return DataLoader(
-        dataset,
+    return PictureLoader(
+        _Handed(dataset),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
@@ -114,11 +154,11 @@ def make_loader(
 
 def evaluation_loader(
     dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[tuple[Tensor, Target]]:
+) -> PictureLoader:
     """Every picture once and in order; process r gets every ``world_size``-th from the r-th on."""
     own = list(range(rank, len(dataset), world_size))  # type: ignore[arg-type]
-    return DataLoader(
-        dataset,
+    return PictureLoader(
+        _Handed(dataset),
         batch_sampler=[own[start : start + batch_size] for start in range(0, len(own), batch_size)],
         num_workers=workers,
         collate_fn=collate,

@@ -29,14 +29,36 @@ class ResizeShortSide(v2.Transform):  # type: ignore[misc]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws the side and computes the new (height, width)."""
-        height, width = v2._utils.query_size(flat_inputs)
+        height, width = v2.query_size(flat_inputs)
         side = self.short_sides[int(torch.randint(len(self.short_sides), ()))]
         factor = min(side / min(height, width), self.long_side / max(height, width))
         return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resizes one of picture, boxes, masks."""
-        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+        return F.resize(inpt, params["size"], antialias=True)
+
+
+class RandomTranspose(v2.Transform):  # type: ignore[misc]
+    """Exchanges x and y with probability ``p``: with both flips, all eight ways to turn a picture that has no up."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws whether to do it."""
+        return {"exchange": bool(torch.rand(()) < self.p)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Transposes one of picture, boxes (corners), masks."""
+        if not params["exchange"]:
+            return inpt
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            height, width = inpt.canvas_size
+            corners = inpt.as_subclass(Tensor)[:, [1, 0, 3, 2]]
+            return tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(width, height))
+        return tv_tensors.wrap(inpt.as_subclass(Tensor).transpose(-1, -2).contiguous(), like=inpt)
 
 
 class DropDegenerate(torch.nn.Module):
@@ -63,21 +85,29 @@ def train_transform(
     *,
     flip: float = 0.5,
     vertical_flip: float = 0.0,
+    transpose: float = 0.0,
     brightness: float = 0.0,
+    fixed_size: tuple[int, int] | None = None,
 ) -> v2.Transform:
     """Scale jitter, flips, brightness, and removal of objects that were lost.
 
     Args:
         short_sides, long_side: pixels; see :class:`ResizeShortSide`.
-        flip, vertical_flip: probabilities.
+        flip, vertical_flip, transpose: probabilities of mirroring left-right, top-bottom, along the diagonal.
         brightness: factors are drawn from 1 - brightness .. 1 + brightness.
+        fixed_size: (height, width) every picture gets at last: what is larger is cropped at a random place, what is
+            smaller is set at a random place on black. Objects cropped away are dropped and counted.
     """
     steps: list[Any] = [ResizeShortSide(short_sides, long_side)]
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if vertical_flip:
         steps.append(v2.RandomVerticalFlip(vertical_flip))
+    if transpose:
+        steps.append(RandomTranspose(transpose))
     if brightness:
         steps.append(v2.ColorJitter(brightness=brightness))
+    if fixed_size is not None:
+        steps.append(v2.RandomCrop(fixed_size, pad_if_needed=True))
     steps.append(DropDegenerate())
     return v2.Compose(steps)
