@@ -256,7 +256,7 @@ def _boxes(content: Content, findings: Findings) -> None:
         numbers = list(chain.from_iterable(annotations[row]["bbox"] for row in shaped))
     boxes[shaped] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
 
-    def add(code: str, wrong: NDArray[np.bool_]) -> None:
+    def add(code: str, wrong: NDArray[Any]) -> None:
         findings.add_rows(code, np.flatnonzero(wrong).tolist(), ids, lambda row: f"{ids[row]!r}: {boxes[row].tolist()}")
 
     finite = np.isfinite(boxes).all(axis=1)
@@ -264,7 +264,7 @@ def _boxes(content: Content, findings: Findings) -> None:
     usable[shaped] = True
     add("bbox-nan", usable & ~finite)
     with np.errstate(invalid="ignore", over="ignore"):
-        negative = (boxes[:, 2:] < 0).any(axis=1)
+        negative: NDArray[np.bool_] = np.asarray((boxes[:, 2:] < 0).any(axis=1))
         zero = (boxes[:, 2:] == 0).any(axis=1) & ~negative
         add("bbox-negative", finite & negative)
         add("bbox-zero", finite & zero)
@@ -273,7 +273,7 @@ def _boxes(content: Content, findings: Findings) -> None:
         sizes = content.sizes[content.image_row] if len(content.sizes) else np.zeros((len(boxes), 2))
         measured = sound & (content.image_row >= 0) & (sizes > 0).all(axis=1)
         far = boxes[:, :2] + boxes[:, 2:]
-        outside: NDArray[np.bool_] = measured & ((boxes[:, :2] >= sizes[:, ::-1]) | (far <= 0)).any(axis=1)
+        outside = measured & ((boxes[:, :2] >= sizes[:, ::-1]) | (far <= 0)).any(axis=1)
         beyond = ((boxes[:, :2] < -OUTSIDE_PIXELS) | (far > sizes[:, ::-1] + OUTSIDE_PIXELS)).any(axis=1)
     add("bbox-outside", outside)
     add("bbox-partly-outside", measured & ~outside & beyond)

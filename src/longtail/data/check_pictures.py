@@ -65,12 +65,14 @@ def examine_picture(path: Path, *, deep: bool, max_pixels: int) -> tuple[str, tu
             size = (picture.height, picture.width)
             if size[0] * size[1] > max_pixels:
                 return "picture-huge", size, f"{path} has {size[1]} x {size[0]} pixels, more than {max_pixels}"
-            if picture.getexif().get(ORIENTATION) in SIDEWAYS:
-                size = (size[1], size[0])
             if deep:
                 picture.load()
+                exif = picture.getexif()
             else:
+                exif = Image.Image.getexif(picture)  # that of PNG files would decode them
                 picture.verify()
+            if exif.get(ORIENTATION) in SIDEWAYS:
+                size = (size[1], size[0])
     except Image.DecompressionBombError as error:
         return "picture-huge", size, f"{path}: {error}"
     except Exception as error:  # decoders fail in many ways
