@@ -9,14 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from longtail.data.check import check
     from longtail.schema import Recipe, load_recipe
     from longtail.training.api import evaluate, predict, resume, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "__version__", "evaluate", "load_recipe", "predict", "resume", "train"]
+__all__ = ["Recipe", "__version__", "check", "evaluate", "load_recipe", "predict", "resume", "train"]
 
 HOMES = {
+    "check": "longtail.data.check",
     "Recipe": "longtail.schema",
     "load_recipe": "longtail.schema",
     "train": "longtail.training.api",

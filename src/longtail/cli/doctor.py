@@ -15,7 +15,7 @@ from longtail.cli.command import Command, add_json, print_json
 
 REQUIRED = (
     "torch", "torchvision", "lightning-fabric", "hotcoco", "pycocotools", "numpy", "pillow", "pydantic", "pyyaml",
-    "rich", "safetensors", "matplotlib", "jinja2",
+    "rich", "safetensors", "jinja2",
 )  # fmt: skip
 EXTRAS = {
     "timm": ("timm",),

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from types import FrameType
 
 from longtail import __version__
-from longtail.cli import config, demo, doctor, evaluate, predict, recipes, shapes, train
+from longtail.cli import check, config, demo, doctor, evaluate, predict, recipes, shapes, train
 from longtail.cli.command import Command, Parser, did_you_mean, note
 
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     shapes.COMMAND,
+    check.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     predict.COMMAND,

@@ -1,0 +1,53 @@
+"""``longtail check``: what is wrong with annotations and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from longtail.cli.command import Command, add_json, print_json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="annotation file, COCO or LVIS JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of its pictures, to look at them, too")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="other annotations: pictures in both, lone classes"
+    )
+    parser.add_argument("--against-images", type=Path, metavar="DIR", help="their pictures; default: --images")
+    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write what can be mended to a new file")
+    parser.add_argument("--deep", action="store_true", help="decode every picture completely")
+    parser.add_argument("--no-masks", action="store_true", help="masks are not needed")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints all findings; exit code 3 if there are errors (with --strict: or warnings) in what was given."""
+    from longtail.data.check import check
+    from longtail.data.mend import fix
+    from longtail.schema import UsageError
+
+    if arguments.deep and arguments.images is None:
+        raise UsageError("--deep decodes pictures; say where they are with --images DIR")
+    masks = not arguments.no_masks
+    report = check(
+        arguments.data,
+        images=arguments.images,
+        masks=masks,
+        deep=arguments.deep,
+        against=arguments.against,
+        against_images=arguments.against_images,
+    )
+    fixed = None if arguments.fix is None or not report.counts else fix(arguments.data, arguments.fix, masks=masks)
+    if arguments.json:
+        print_json({**report.to_dict(), "ok": report.ok(arguments.strict), "fix": fixed and fixed.to_dict()})
+    else:
+        print(report.text())
+        if fixed is not None:
+            print(f"\n{fixed.text()}")
+    return 0 if report.ok(arguments.strict) else 3
+
+
+COMMAND = Command("check", "Find what is wrong with annotations and pictures.", configure, run)
