@@ -13,7 +13,7 @@ from longtail.data.files import write_json
 from longtail.evaluation import EvaluationResult
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
-from longtail.training.assemble import assemble_stage
+from longtail.training.assemble import assemble_stage, refuse_early
 from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.describe import describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
@@ -128,6 +128,7 @@ def _run(
     first = fabric.is_global_zero
     data = read_data(recipe, paths)
     check_batch(recipe, fabric.world_size)
+    refuse_early(recipe, data)
     resuming = resuming and run.recipe.is_file()
     if resuming:
         same_recipe(recipe, run)

@@ -68,6 +68,19 @@ def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path) -> De
     )
 
 
+def refuse_early(recipe: Recipe, data: TrainingData) -> None:
+    """Builds every stage's detector and the data set once, without weights, so that what does not go together is
+    refused before anything is written or trained, later stages included.
+
+    Raises:
+        UsageError: parts that do not go together.
+        DataError: annotations that lack what the detector needs.
+    """
+    training_dataset(recipe, data.table, data.images)
+    for spec in recipe.stages:
+        freeze(build_detector(recipe, spec, data.statistics, pretrained=False), spec.trainable)
+
+
 def assemble_stage(
     recipe: Recipe,
     index: int,
