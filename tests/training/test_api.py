@@ -126,7 +126,7 @@ def test_a_run_cut_off_and_resumed_gives_the_same_weights(
     resumed = resume(tmp_path / "cut")
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert resumed.results["bbox"].metrics == whole.results["bbox"].metrics
-    assert (tmp_path / "cut" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    assert (tmp_path / "cut" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
 
 
 def test_the_second_stage_trains_only_what_it_says(smoke_set: GeneratedSet, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ class MetricsLog:
     def add(self, stage: str, step: int, images: int, values: Mapping[str, float]) -> None:
         """Writes one row per value and pushes it to the trackers."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([stage, step, images, name, f"{value:.6g}"] for name, value in values.items())
+            csv.writer(file, lineterminator="\n").writerows(
+                [stage, step, images, name, f"{value:.6g}"] for name, value in values.items()
+            )
         for name, value in values.items():
             if self.board is not None:
                 self.board.add_scalar(f"{stage}/{name}", value, images)
@@ -63,7 +65,7 @@ class MetricsLog:
             rows = list(csv.DictReader(file))
         kept = [row for row in rows if row["stage"] != stage or int(row["step"]) <= step]
         with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
 
