@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -131,9 +132,20 @@ def _called() -> int:
 def test_foreign_pickles_are_refused_and_not_run(tmp_path: Path, save: Any) -> None:
     path = tmp_path / "foreign.pth"
     save({"a": Foreign()}, path)
-    with pytest.raises(DataError, match=r"foreign\.pth.*trust such a file is not available yet"):
+    with pytest.raises(DataError, match=r"foreign\.pth.*--trust-checkpoint opens it"):
         read_state_dict(path)
     assert not Foreign.called
+
+
+def test_a_foreign_checkpoint_that_is_trusted_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.pth"
+    torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(DataError, match="--trust-checkpoint"):
+        read_state_dict(path)
+    assert torch.equal(read_state_dict(path, trust=True)["a"], torch.ones(2))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_state_dict(path, trust=True)
 
 
 @pytest.mark.parametrize(

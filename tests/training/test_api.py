@@ -52,7 +52,8 @@ def run(made: GeneratedSet, out: Path, what: Recipe, **options: object):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "checkpoints" / "last" / "model.safetensors")
+    found = load_file(folder / "checkpoints" / "last" / "model.safetensors")
+    return {name: value.clone() for name, value in found.items()}  # the file's own memory would change with it
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -65,7 +66,7 @@ def test_every_recipe_trains_and_evaluates(name: str, smoke_set: GeneratedSet, t
     assert result.results["bbox"].metrics["AP"] is not None
     for file in ("recipe.yaml", "environment.json", "data.json", "log.txt", "metrics.csv", "eval/val/metrics.json"):
         assert (result.run / file).is_file(), file
-    assert {path.name for path in (result.run / "checkpoints").iterdir()} <= {"last", "best"}
+    assert {path.name for path in (result.run / "checkpoints").iterdir()} <= {"last", "last.previous", "best"}
     assert load_recipe(result.run / "recipe.yaml") == recipe(name)
 
 
@@ -272,12 +273,84 @@ def test_periodic_evaluation_keeps_the_best_and_logs_the_curve(smoke_set: Genera
     assert done.results["bbox"].metrics["AP"] is not None
 
 
-def test_a_damaged_checkpoint_is_refused(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+def damage(file: Path) -> None:
+    """One bit in the middle changes; the size stays."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt", "rank-0.pt"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(name: str, smoke_set: GeneratedSet, tmp_path: Path) -> None:
     run(smoke_set, tmp_path / "run", recipe("baseline"))
-    file = tmp_path / "run" / "checkpoints" / "last" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read"):
+    whole, curves = weights(tmp_path / "run"), (tmp_path / "run" / "metrics.csv").read_bytes()
+    damage(tmp_path / "run" / "checkpoints" / "last" / name)
+    found = evaluate(tmp_path / "run")
+    assert found["auto"]["bbox"].metrics["AP"] is not None
+    resume(tmp_path / "run")
+    assert f"{name} is damaged" in (tmp_path / "run" / "log.txt").read_text()
+    assert equal(whole, weights(tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == curves
+
+
+def test_two_damaged_checkpoints_are_refused(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    run(smoke_set, tmp_path / "run", recipe("baseline"))
+    for name in ("last", "last.previous"):
+        damage(tmp_path / "run" / "checkpoints" / name / "model.safetensors")
+    with pytest.raises(DataError, match=r"last/model\.safetensors is damaged"):
         resume(tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "best" / "model.json").unlink()
+    damage(tmp_path / "run" / "checkpoints" / "best" / "model.json")
+    with pytest.raises(DataError, match=r"best/model\.json is damaged"):
+        evaluate(tmp_path / "run", checkpoint="best")
+    with pytest.raises(DataError, match=r"best/model\.json is damaged"):
+        evaluate(tmp_path / "run" / "checkpoints" / "best")
+    for file in (tmp_path / "run" / "checkpoints" / "best").iterdir():
+        file.unlink()
+    (tmp_path / "run" / "checkpoints" / "best").rmdir()
     with pytest.raises(UsageError, match="no checkpoint"):
         evaluate(tmp_path / "run", checkpoint="best")
+
+
+def test_a_run_goes_on_with_its_own_annotations_only(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    own = tmp_path / "train.json"
+    own.write_bytes(smoke_set.train.read_bytes())
+    what = recipe("baseline")
+    train(what, train=own, images=smoke_set.images, out=tmp_path / "run")
+    content = json.loads(own.read_text())
+    content["annotations"].pop()
+    own.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="started with other annotations for train"):
+        resume(tmp_path / "run")
+    own.write_bytes(smoke_set.train.read_bytes())
+    with pytest.raises(DataError, match="started with no annotations for val"):
+        train(what, train=own, images=smoke_set.images, val=smoke_set.val, out=tmp_path / "run", resume=True)
+
+
+def test_averaged_weights_are_the_result_and_survive_a_resume(
+    smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = recipe("baseline", "stages.*.weight_average=0.9", "evaluation.every_epochs=0.1")
+    done = run(smoke_set, tmp_path / "whole", what)
+    plain = run(smoke_set, tmp_path / "plain", recipe("baseline"))
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "plain")), "the average changes no step"
+    average = load_file(tmp_path / "whole" / "checkpoints" / "last" / "average.safetensors")
+    assert not torch.equal(average["box.classifier.weight"], weights(plain.run)["box.classifier.weight"])
+    assert evaluate(tmp_path / "whole")["auto"]["bbox"].metrics == done.results["bbox"].metrics
+    assert done.results["bbox"].metrics != plain.results["bbox"].metrics
+
+    steps, original = 0, loop.step_losses
+
+    def dying(*arguments: object):
+        nonlocal steps
+        steps += 1
+        if steps > 4:
+            raise Killed
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "step_losses", dying)
+    with pytest.raises(Killed):
+        run(smoke_set, tmp_path / "cut", what)
+    monkeypatch.setattr(loop, "step_losses", original)
+    again = resume(tmp_path / "cut")
+    assert equal(average, load_file(tmp_path / "cut" / "checkpoints" / "last" / "average.safetensors"))
+    assert again.results["bbox"].metrics == done.results["bbox"].metrics

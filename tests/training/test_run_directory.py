@@ -37,12 +37,29 @@ def test_json_is_complete_or_not_there(tmp_path: Path) -> None:
 
 def test_curves_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.csv")
-    for step in (10, 20, 30):
-        log.add("one", step, step * 4, {"loss": 1 / step})
+    log.add("one", 10, 40, {"loss": 0.1})
+    log.add("one", 20, 80, {"loss": 0.05})
+    place = log.position()
+    log.add("one", 30, 120, {"loss": 1 / 30})
     log.add("two", 10, 40, {"loss": 1.0})
-    log.rewind("one", 20)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("two,20,8")  # cut off in the middle of a line
+    log = MetricsLog(tmp_path / "metrics.csv")
+    log.rewind(place)
     rows = (tmp_path / "metrics.csv").read_text().split()
-    assert rows == ["stage,step,images,metric,value", "one,10,40,loss,0.1", "one,20,80,loss,0.05", "two,10,40,loss,1"]
+    assert rows == ["stage,step,images,metric,value", "one,10,40,loss,0.1", "one,20,80,loss,0.05"]
+    log.rewind(0)
+    assert (tmp_path / "metrics.csv").read_text() == "stage,step,images,metric,value\n"
+
+
+def test_a_run_cut_off_before_its_recipe_was_written_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.x7f3").write_text("name: bas")
+    RunDirectory(tmp_path / "run").create(load_recipe("baseline", ["scale=tiny"]))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".hidden").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        RunDirectory(tmp_path / "other").create(load_recipe("baseline", ["scale=tiny"]))
 
 
 def test_plain_progress_says_how_long_it_takes() -> None:

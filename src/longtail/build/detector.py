@@ -24,7 +24,9 @@ from longtail.schema import Recipe, StageSpec, UsageError, parts
 from longtail.schema import model as specs
 
 
-def build_detector(recipe: Recipe, stage: StageSpec, statistics: ClassStatistics, *, pretrained: bool) -> RCNN:
+def build_detector(
+    recipe: Recipe, stage: StageSpec, statistics: ClassStatistics, *, pretrained: bool, trust: bool = False
+) -> RCNN:
     """The detector of one stage of a recipe, with fresh weights.
 
     Args:
@@ -32,13 +34,14 @@ def build_detector(recipe: Recipe, stage: StageSpec, statistics: ClassStatistics
         stage: one of its stages; its losses, samplers, replay and classifier go into the detector.
         statistics: of the training annotations; counts for losses and replay.
         pretrained: whether the backbone's pretrained weights are loaded (not when other weights follow).
+        trust: whether their file may hold Python objects, which can run code when it is opened.
 
     Raises:
         UsageError: parts that do not go together, with what would.
         LongtailError: pretrained weights that cannot be had.
     """
     model = recipe.model
-    pyramid = backbone(model.backbone, model.neck, pretrained=pretrained)
+    pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
     loss = classification_loss(stage.classification_loss, statistics)
     chosen = stage.classifier or model.classifier
     if chosen.type not in loss.classifiers:
@@ -88,7 +91,9 @@ def build_detector(recipe: Recipe, stage: StageSpec, statistics: ClassStatistics
     )
 
 
-def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *, pretrained: bool) -> PyramidBackbone:
+def backbone(
+    spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *, pretrained: bool, trust: bool = False
+) -> PyramidBackbone:
     """The backbone with its feature pyramid."""
     match spec:
         case specs.ResNet():
@@ -100,6 +105,7 @@ def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *
             return resnet_fpn(
                 spec.name,
                 weights=weights_argument(spec.weights) if pretrained else None,
+                trust=trust,
                 trainable_layers=spec.trainable_layers,
                 norm=spec.norm,
                 fpn_channels=neck.channels,
@@ -109,6 +115,7 @@ def backbone(spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *
             return timm_fpn(
                 spec.name,
                 weights=weights_argument(spec.weights) if pretrained else None,
+                trust=trust,
                 out_indices=spec.out_indices,
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,

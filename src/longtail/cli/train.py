@@ -23,6 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="their pictures; default: as --images")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (not needed with --dry-run)")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="start from this checkpoint or run")
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="open weights files that can run code; only for files whose origin you know",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it was cut off")
     parser.add_argument("--seed", type=int, metavar="N", help="the same as seed=N")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
@@ -49,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--val-images needs --val FILE")
     try:
         return train(recipe, arguments)
-    except KeyboardInterrupt:
-        if (arguments.out / "recipe.yaml").is_file():
+    except (KeyboardInterrupt, SystemExit):
+        if os.environ.get("RANK", "0") == "0" and (arguments.out / "recipe.yaml").is_file():
             note(f"longtail: {arguments.out} keeps the last checkpoint; the same command with --resume continues it")
         raise
 
@@ -77,6 +82,7 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
         device=arguments.device,
         progress=FileProgress(file) if file is not None else make_progress(quiet=arguments.quiet or not speaks),
         wandb=arguments.wandb,
+        trust_checkpoint=arguments.trust_checkpoint,
     )
     if not speaks:
         return 0

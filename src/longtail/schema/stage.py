@@ -120,6 +120,9 @@ class StageSpec(Part):
     trainable: Trainable = Trainable()
     optimiser: OptimiserSpec = SGD()
     schedule: Schedule = Schedule(epochs=24, milestones=(16 / 24, 22 / 24), warmup_images=8000)
+    weight_average: float | None = Field(
+        None, gt=0, lt=1, description="Decay of a moving average of the weights, which becomes the stage's result."
+    )
     passes_before: tuple[PassSpec, ...] = Field((), description="Passes over the data before training starts.")
     passes_after_epoch: tuple[PassSpec, ...] = Field((), description="Passes after every epoch.")
     teacher: Teacher | None = Field(None, description="A frozen teacher for the auxiliary losses.")

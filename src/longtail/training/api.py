@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,11 +21,14 @@ from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
 from longtail.training.saving import keep_best, last_checkpoint, save_last
-from longtail.training.setup import Speaker, check_batch, read_data, same_recipe, start_fabric
+from longtail.training.setup import Speaker, check_batch, read_data, same_data, same_recipe, start_fabric
+from longtail.training.stage import Stage
+from longtail.training.stopping import StopSignals
 
 __all__ = ["RunResult", "evaluate", "predict", "resume", "train"]
 
-SAVES_PER_STAGE = 10
+SAVES_PER_STAGE, MOST_STEPS_LOST = 10, 1000
+"""A checkpoint is written so often in a stage, and at least every so many steps."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
     wandb: str | None = None,
+    trust_checkpoint: bool = False,
 ) -> RunResult:
     """Trains a recipe, evaluates it and returns the metrics.
 
@@ -72,6 +75,10 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of every step; None = silent.
         wandb: name of a Weights & Biases project that gets the curves; None = off.
+        trust_checkpoint: whether weights files may hold Python objects, which can run any code when they are opened.
+
+    In the main thread, SIGINT and SIGTERM let the step in progress end, save a checkpoint and then raise
+    KeyboardInterrupt, or SystemExit with code 143; a second signal does so at once.
 
     Raises:
         UsageError: a request that makes no sense.
@@ -88,6 +95,7 @@ def train(
         device=device,
         progress=progress or Silent(),
         wandb=wandb,
+        trust=trust_checkpoint,
     )
 
 
@@ -121,6 +129,7 @@ def _run(
     device: str,
     progress: Progress,
     wandb: str | None = None,
+    trust: bool = False,
 ) -> RunResult:
     if wandb is not None:
         require_wandb()
@@ -129,95 +138,93 @@ def _run(
     data = read_data(recipe, paths)
     check_batch(recipe, fabric.world_size)
     refuse_early(recipe, data)
+    content = describe_run(data, paths)
     resuming = resuming and run.recipe.is_file()
     if resuming:
         same_recipe(recipe, run)
+        same_data(content, run)
     elif first:
         run.create(recipe)
     fabric.barrier()
     say = Speaker(run.log, progress, speaks=first)
     if first:
-        write_json(run.data, describe_run(data, paths))
+        write_json(run.data, content)
     log = MetricsLog(run.metrics, tensorboard=run.root / "tensorboard", project=wandb) if first else None
 
     cursor, state, optimiser_state = Cursor(), None, None
-    folder = last_checkpoint(run) if resuming else None
-    if folder is not None:
+    found = last_checkpoint(run) if resuming else None
+    folder = None if found is None else found.folder
+    if found is not None and folder is not None:
         state = checkpoints.load_weights(folder)
         optimiser_state, cursor = checkpoints.load_trainer(folder)
+        say(found.remark) if found.remark else None
         say(f"resuming stage {recipe.stages[cursor.stage].name} after {cursor.step} steps")
-        if log is not None:
-            log.rewind(recipe.stages[cursor.stage].name, cursor.step)
+    if log is not None:
+        log.rewind(cursor.logged)
 
     category_ids = data.table.category_ids.tolist()
-    for index in range(cursor.stage, len(recipe.stages)):
-        spec = recipe.stages[index]
-        torch.manual_seed(recipe.seed + 1000 * index)
-        resumed = folder is not None and index == cursor.stage
-        start = run.stage(index, spec.name) / "start"
-        stage = assemble_stage(
-            recipe,
-            index,
-            data,
-            previous=None if resumed else state,
-            weights=weights,
-            teacher_start=checkpoints.load_weights(start) if resumed and keeps_start(spec) else None,
-            say=say,
-        )
-        if resumed:
-            assert folder is not None and state is not None and optimiser_state is not None
-            checkpoints.load_state(stage.model, state, origin=folder)
-            stage.optimiser.load_state_dict(optimiser_state)
-        else:
-            cursor.stage, cursor.step, cursor.passes_done = index, 0, False
-            if first and keeps_start(spec):
-                checkpoints.write_checkpoint(start, stage.model, Identity(recipe, index, category_ids, data.statistics))
-        for line in describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule):
-            say(line)
-        identity = Identity(recipe, index, category_ids, data.statistics)
-        if resumed:
-            assert folder is not None
-            checkpoints.load_rank(folder, stage.model, fabric.global_rank)
+    with StopSignals(speaks=first) as stops:
+        for index in range(cursor.stage, len(recipe.stages)):
+            spec = recipe.stages[index]
+            torch.manual_seed(recipe.seed + 1000 * index)
+            resumed = folder is not None and index == cursor.stage
+            start = run.stage(index, spec.name) / "start"
+            stage = assemble_stage(
+                recipe,
+                index,
+                data,
+                previous=None if resumed else state,
+                weights=weights,
+                teacher_start=checkpoints.load_weights(start) if resumed and keeps_start(spec) else None,
+                say=say,
+                trust=trust,
+            )
+            identity = Identity(recipe, index, category_ids, data.statistics)
+            if resumed:
+                assert folder is not None and state is not None and optimiser_state is not None
+                checkpoints.load_state(stage.model, state, origin=folder)
+                stage.optimiser.load_state_dict(optimiser_state)
+                if stage.average is not None:
+                    checkpoints.load_average(folder, stage.average)
+            else:
+                cursor.stage, cursor.step, cursor.passes_done, cursor.epoch_done = index, 0, False, True
+                if first and keeps_start(spec):
+                    checkpoints.write_checkpoint(start, stage.model, identity)
+            for line in describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule):
+                say(line)
+            if resumed:
+                assert folder is not None
+                cursor.window = checkpoints.load_rank(folder, stage.model, fabric.global_rank)
 
-        def save(at: Cursor, stage: Any = stage, identity: Identity = identity) -> None:
-            save_last(run, fabric, stage.model, stage.optimiser, at, identity)
+            def save(at: Cursor, stage: Stage = stage, identity: Identity = identity) -> None:
+                if log is not None:
+                    at.logged = log.position()
+                save_last(run, fabric, stage.model, stage.optimiser, stage.average, at, identity)
 
-        def after_epoch(epoch: int, stage: Any = stage, identity: Identity = identity) -> None:
-            every = recipe.evaluation.every_epochs
-            if not every or data.val_table is None or int(epoch / every) == int((epoch - 1) / every):
-                return
-            results = evaluate_model(stage.model, recipe, data, fabric, progress)
-            keep_best(run, fabric, stage.model, identity, results, cursor)
-            if log is not None:
-                log.add(
-                    stage.name,
-                    cursor.step,
-                    cursor.step * stage.schedule.batch_size,
-                    {
-                        f"{kind}/{name}": v
-                        for kind, r in results.items()
-                        for name, v in r.metrics.items()
-                        if v is not None
-                    },
-                )
-            progress.start(f"train {stage.name}", stage.images, cursor.step * stage.schedule.batch_size)
+            def measure(stage: Stage = stage, identity: Identity = identity) -> None:
+                results = evaluate_model(stage.model, recipe, data, fabric, progress)
+                keep_best(run, fabric, stage.model, identity, results, cursor)
+                if log is not None:
+                    log.add(stage.name, cursor.step, cursor.step * stage.schedule.batch_size, curve(results))
 
-        model = train_stage(
-            stage,
-            cursor,
-            fabric=fabric,
-            seed=recipe.seed + 1000 * index,
-            workers=recipe.workers,
-            log=log,
-            progress=progress,
-            save=save,
-            save_every=max(1, -(-stage.steps // SAVES_PER_STAGE)),
-            after_epoch=after_epoch,
-        )
-        if first and not is_last(recipe, index):
-            checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)
-        state = {name: value.detach().cpu().clone() for name, value in checkpoints.shared_state(model).items()}
-        folder = None
+            model = train_stage(
+                stage,
+                cursor,
+                fabric=fabric,
+                seed=recipe.seed + 1000 * index,
+                workers=recipe.workers,
+                log=log,
+                progress=progress,
+                save=save,
+                save_every=min(-(-stage.steps // SAVES_PER_STAGE), MOST_STEPS_LOST),
+                stops=stops,
+                evaluate=measure if data.val_table is not None else None,
+                evaluate_every=recipe.evaluation.every_epochs,
+            )
+            if first and not is_last(recipe, index):
+                checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)
+            state = {name: value.detach().cpu().clone() for name, value in checkpoints.shared_state(model).items()}
+            folder = None
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
@@ -228,6 +235,16 @@ def _run(
     if log is not None:
         log.close()
     return RunResult(run.root, results)
+
+
+def curve(results: dict[str, EvaluationResult]) -> dict[str, float]:
+    """Metrics of all IoU types as values of the training curves."""
+    return {
+        f"{kind}/{name}": value
+        for kind, result in results.items()
+        for name, value in result.metrics.items()
+        if value is not None
+    }
 
 
 def keeps_start(spec: StageSpec) -> bool:

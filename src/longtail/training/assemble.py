@@ -19,13 +19,15 @@ from longtail.models.rcnn import RCNN
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision
 from longtail.models.weights import load_state, read_state_dict
-from longtail.schema import Recipe, UsageError
+from longtail.schema import DataError, Recipe, UsageError
 from longtail.schema.stage import StageSpec
-from longtail.training.checkpoint import IDENTITY, Identity, load_weights, locate
+from longtail.training.checkpoint import IDENTITY, Identity, load_result
 from longtail.training.optimiser import build_optimiser
 from longtail.training.schedule import total_steps
 from longtail.training.stage import Stage
 from longtail.training.trainable import freeze, matches, without
+from longtail.training.weight_average import WeightAverage
+from longtail.training.whole_folder import DIGESTS, Located, find_damage, locate
 
 Say = Callable[[str], None]
 TORCHVISION_CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
@@ -90,6 +92,7 @@ def assemble_stage(
     weights: Path | None,
     teacher_start: dict[str, Tensor] | None,
     say: Say,
+    trust: bool = False,
 ) -> Stage:
     """Builds stage ``index`` of a recipe with its starting weights.
 
@@ -101,12 +104,13 @@ def assemble_stage(
         weights: a checkpoint or weights file the run starts from (first stage only).
         teacher_start: what the stage started from, when it is resumed and its teacher is that start.
         say: told what was loaded.
+        trust: whether plain weights files may hold Python objects, which can run code when they are opened.
     """
     spec = recipe.stages[index]
-    model = build_detector(recipe, spec, data.statistics, pretrained=index == 0 and weights is None)
+    model = build_detector(recipe, spec, data.statistics, pretrained=index == 0 and weights is None, trust=trust)
     start = spec.start_from or (str(weights) if index == 0 and weights is not None else None)
     if start is not None:
-        say(load_start(model, Path(start), spec, data.statistics))
+        say(load_start(model, Path(start), spec, data.statistics, trust=trust))
     elif previous is not None:
         say(load_previous(model, previous, spec, origin="the previous stage"))
     trained = freeze(model, spec.trainable)
@@ -118,7 +122,7 @@ def assemble_stage(
         if spec.teacher.weights == "start":
             teacher.load_state_dict(model.state_dict() if teacher_start is None else teacher_start, strict=False)
         else:
-            say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics))
+            say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics, trust=trust))
         teacher.eval().requires_grad_(False)
 
     dataset = training_dataset(recipe, data.table, data.images)
@@ -144,6 +148,7 @@ def assemble_stage(
         teacher=teacher,
         auxiliary=auxiliary_losses(spec.auxiliary_losses, data.statistics),
         clip_norm=spec.optimiser.clip_norm,
+        average=None if spec.weight_average is None else WeightAverage(model, spec.weight_average),
     )
 
 
@@ -158,40 +163,51 @@ def load_previous(model: nn.Module, state: dict[str, Tensor], spec: StageSpec, *
     return f"stage {spec.name} starts from {origin}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
 
 
-def load_start(model: nn.Module, source: Path, spec: StageSpec, statistics: ClassStatistics) -> str:
-    """Loads a checkpoint, a run or a plain weights file. Class layers of another label set are mapped by class name.
+def load_start(
+    model: nn.Module, source: Path, spec: StageSpec, statistics: ClassStatistics, *, trust: bool = False
+) -> str:
+    """Loads a checkpoint, a run or a plain weights file (one that may run code only if ``trust``). Class layers of
+    another label set are mapped by class name.
 
     Raises:
         UsageError: there is nothing at ``source``.
         DataError: the file cannot be read.
     """
-    folder = checkpoint_folder(source)
-    if folder is None:
+    found = checkpoint_folder(source)
+    if found is None:
         if not source.is_file():
             raise UsageError(f"there are no weights at {source}")
-        return load_plain_file(model, source, spec)
-    state = load_weights(folder)
-    names = Identity.read(folder).statistics.names
+        return load_plain_file(model, source, spec, trust=trust)
+    state = load_result(found.folder)
+    names = Identity.read(found.folder).statistics.names
+    remarks = [found.remark] if found.remark else []
     if list(names) != list(statistics.names):
         state, report = remap_classes(model, state, source_classes=names, target_classes=statistics.names)
-        return f"{report.text}; " + load_previous(model, state, spec, origin=str(source))
-    return load_previous(model, state, spec, origin=str(source))
+        remarks.append(report.text)
+    return "; ".join([*remarks, load_previous(model, state, spec, origin=str(source))])
 
 
-def load_plain_file(model: nn.Module, source: Path, spec: StageSpec) -> str:
+def load_plain_file(model: nn.Module, source: Path, spec: StageSpec, *, trust: bool = False) -> str:
     """Loads what fits from a weights file without class names; torchvision's R-CNN detectors are recognised. Layers of
     another shape stay fresh, and the text says which."""
-    state = read_state_dict(source)
+    state = read_state_dict(source, trust=trust)
     if TORCHVISION_CLASSIFIER in state:
         state = from_torchvision(state, num_classes=len(state[TORCHVISION_CLASSIFIER]) - 1)
     kept = {name: value for name, value in state.items() if not matches(name, spec.trainable.reinitialise)}
     return f"weights from {source}: {load_state(model, kept, source=str(source)).text}"
 
 
-def checkpoint_folder(source: Path) -> Path | None:
-    """The checkpoint folder that ``source`` stands for: itself, or the last one of a run; None for anything else."""
+def checkpoint_folder(source: Path) -> Located | None:
+    """The checkpoint folder that ``source`` stands for: itself, or the last sound one of a run; None for anything else.
+
+    Raises:
+        DataError: it is damaged.
+    """
     if (source / IDENTITY).is_file():
-        return source
+        damage = find_damage(source) if (source / DIGESTS).is_file() else ""
+        if damage:
+            raise DataError(f"{damage}; use another checkpoint")
+        return Located(source)
     if (source / "checkpoints").is_dir():
         return locate(source / "checkpoints" / "last")
     return None
@@ -208,7 +224,7 @@ def model_from_checkpoint(folder: Path) -> tuple[RCNN, Identity]:
     model = build_detector(
         identity.recipe, identity.recipe.stages[identity.stage], identity.statistics, pretrained=False
     )
-    model.load_state_dict(load_weights(folder), strict=False)
+    model.load_state_dict(load_result(folder), strict=False)
     return model.eval(), identity
 
 

@@ -2,30 +2,34 @@
 
 A checkpoint is a folder:
 
-    model.safetensors   weights and shared buffers
-    model.json          the resolved recipe, the stage, the classes: enough to build the model again
-    trainer.pt          optimiser, position, best value (absent from ``best``)
-    rank-<r>.pt         random state and per-rank buffers of one process (absent from ``best``)
+    model.safetensors    weights and shared buffers
+    model.json           the resolved recipe, the stage, the classes: enough to build the model again
+    average.safetensors  moving average of the weights, where the stage keeps one (absent from ``best``)
+    trainer.pt           optimiser, position, best value (absent from ``best``)
+    rank-<r>.pt          random states and per-rank buffers of one process (absent from ``best``)
+    digests.json         SHA-256 of the other files
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from longtail.data import ClassStatistics
 from longtail.schema import DataError, Recipe, UsageError
+from longtail.training.weight_average import WeightAverage
+from longtail.training.whole_folder import begin, commit
 
-WEIGHTS, IDENTITY, TRAINER = "model.safetensors", "model.json", "trainer.pt"
+WEIGHTS, IDENTITY, TRAINER, AVERAGE = "model.safetensors", "model.json", "trainer.pt", "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,42 @@ class Identity:
         )
 
 
+@dataclass(frozen=True)
+class Window:
+    """Losses that have been added up on this process and not been written to the curves yet.
+
+    Attributes:
+        sums: by name, over the steps.
+        steps: how many.
+        dropped: objects lost to the augmentation in them.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    dropped: int = 0
+
+
 @dataclass
 class Cursor:
-    """Where training stands."""
+    """Where training stands.
+
+    Attributes:
+        stage: its number, from 0.
+        step: optimiser steps done in it.
+        passes_done: whether its passes before training are over.
+        epoch_done: whether the passes and the evaluation after the epoch that ended with ``step`` are over.
+        best: best validation AP so far.
+        logged: bytes of ``metrics.csv`` that belong to what was done.
+        window: what the next row of the curves has of this process so far.
+    """
 
     stage: int = 0
     step: int = 0
     passes_done: bool = False
+    epoch_done: bool = True
     best: float = -1.0
+    logged: int = 0
+    window: Window = Window()
 
 
 def per_rank_names(model: nn.Module) -> set[str]:
@@ -99,71 +131,71 @@ def save_weights(folder: Path, model: nn.Module, identity: Identity) -> None:
 
 def save_trainer(folder: Path, optimiser: torch.optim.Optimizer, cursor: Cursor) -> None:
     """Writes optimiser and position."""
-    torch.save({"optimiser": optimiser.state_dict(), "cursor": asdict(cursor)}, folder / TRAINER)
+    place = {name: value for name, value in asdict(cursor).items() if name != "window"}
+    torch.save({"optimiser": optimiser.state_dict(), "cursor": place}, folder / TRAINER)
 
 
-def save_rank(folder: Path, model: nn.Module, rank: int) -> None:
-    """Writes what belongs to one process: its random state and its per-rank buffers."""
+def save_average(folder: Path, average: WeightAverage) -> None:
+    """Writes the moving average of the weights."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in average.values.items()}, folder / AVERAGE)
+
+
+def save_rank(folder: Path, model: nn.Module, rank: int, window: Window) -> None:
+    """Writes what belongs to one process: its random states, its per-rank buffers, its part of the curves."""
     own = per_rank_names(model)
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - third-party parts may use it
     content: dict[str, Any] = {
         "buffers": {name: value.detach().cpu() for name, value in model.state_dict().items() if name in own},
+        "window": asdict(window),
         "torch": torch.get_rng_state(),
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
     }
     if torch.cuda.is_available():
         content["cuda"] = torch.cuda.get_rng_state()
     torch.save(content, folder / f"rank-{rank}.pt")
 
 
-def begin(target: Path) -> Path:
-    """An empty folder beside ``target`` in which to write a checkpoint."""
-    folder = target.with_name(f".{target.name}.new")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def commit(folder: Path, target: Path) -> None:
-    """Puts a finished folder in ``target``'s place; what was there stays as ``<target>.previous`` until then."""
-    for file in folder.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    previous = target.with_name(f"{target.name}.previous")
-    if target.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(target, previous)
-    os.rename(folder, target)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
 def write_checkpoint(target: Path, model: nn.Module, identity: Identity) -> None:
     """Writes weights and identity into ``target``, complete or not at all."""
-    folder = begin(target)
-    save_weights(folder, model, identity)
-    commit(folder, target)
-
-
-def locate(target: Path) -> Path:
-    """The checkpoint in ``target``, or the previous one if a save was cut off between two renames.
-
-    Raises:
-        UsageError: there is neither.
-    """
-    for folder in (target, target.with_name(f"{target.name}.previous")):
-        if (folder / IDENTITY).is_file():
-            return folder
-    raise UsageError(f"there is no checkpoint in {target}")
+    save_weights(begin(target), model, identity)
+    commit(target, keep_previous=False)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, on the CPU.
+    """The state dict of a checkpoint, on the CPU: what training goes on with.
 
     Raises:
         DataError: the file is missing or damaged.
     """
+    return _read(folder / WEIGHTS)
+
+
+def load_result(folder: Path) -> dict[str, Tensor]:
+    """The state dict of the model a checkpoint stands for: with averaged weights where the stage averages them.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    average = _read(folder / AVERAGE) if (folder / AVERAGE).is_file() else {}
+    return load_weights(folder) | average
+
+
+def load_average(folder: Path, average: WeightAverage) -> None:
+    """Restores the moving average of the weights.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    average.load(_read(folder / AVERAGE))
+
+
+def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return dict(load_file(folder / WEIGHTS))
+        return dict(load_file(file))
     except Exception as error:
-        raise DataError(f"{folder / WEIGHTS} cannot be read ({error}); use another checkpoint") from None
+        raise DataError(f"{file} cannot be read ({error}); use another checkpoint") from None
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: Path) -> None:
@@ -190,8 +222,8 @@ def load_trainer(folder: Path) -> tuple[dict[str, Any], Cursor]:
     return content["optimiser"], Cursor(**content["cursor"])
 
 
-def load_rank(folder: Path, model: nn.Module, rank: int) -> None:
-    """Restores one process's random state and per-rank buffers.
+def load_rank(folder: Path, model: nn.Module, rank: int) -> Window:
+    """Restores one process's random states and per-rank buffers, and returns its part of the curves.
 
     Raises:
         UsageError: the checkpoint was written by fewer processes.
@@ -204,5 +236,10 @@ def load_rank(folder: Path, model: nn.Module, rank: int) -> None:
     for name, value in content["buffers"].items():
         own[name].copy_(value)
     torch.set_rng_state(content["torch"])
+    version, numbers, gauss = content["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = content["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     if torch.cuda.is_available() and "cuda" in content:
         torch.cuda.set_rng_state(content["cuda"])
+    return Window(**content["window"])

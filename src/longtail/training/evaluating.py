@@ -15,11 +15,11 @@ from longtail.evaluation import EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.rcnn import RCNN
 from longtail.schema import Recipe, UsageError
-from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
 from longtail.training.detecting import detect_all
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
+from longtail.training.whole_folder import Located, locate
 
 
 def evaluate_model(
@@ -85,15 +85,17 @@ def evaluate(
         DataError: the annotations' classes are not the model's.
     """
     progress = progress or Silent()
-    folder, home = find_checkpoint(Path(run), checkpoint)
-    model, identity = model_from_checkpoint(folder)
+    found, home = find_checkpoint(Path(run), checkpoint)
+    if found.remark:
+        progress.message(found.remark)
+    model, identity = model_from_checkpoint(found.folder)
     recipe = identity.recipe
     if data is None:
         data, images = run_validation(home)
     if images is None:
         raise UsageError("give the image folder of the annotations (--images)")
     truth = AnnotationTable.from_coco(data, images=images)
-    classes = Classes(identity.category_ids, list(identity.statistics.names), str(folder))
+    classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
     target = device_of(device)
     model.to(target)
@@ -147,8 +149,11 @@ def predict(
     Returns:
         The path of ``predictions.json``.
     """
-    folder, _ = find_checkpoint(Path(run), checkpoint)
-    model, identity = model_from_checkpoint(folder)
+    progress = progress or Silent()
+    found, _ = find_checkpoint(Path(run), checkpoint)
+    if found.remark:
+        progress.message(found.remark)
+    model, identity = model_from_checkpoint(found.folder)
     classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
     table = AnnotationTable.from_image_list(Path(images), categories=classes)
@@ -160,7 +165,7 @@ def predict(
         device=target,
         batch_size=identity.recipe.evaluation.batch_size,
         workers=identity.recipe.workers,
-        progress=progress or Silent(),
+        progress=progress,
     )
     detections = detections.select(detections.score >= score_threshold)
     kind = "bbox" if detections.rles is None else "segm"
@@ -182,19 +187,20 @@ def predict(
     return path
 
 
-def find_checkpoint(source: Path, which: str) -> tuple[Path, Path]:
-    """The checkpoint folder ``source`` stands for, and the folder results belong to.
+def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:
+    """The sound checkpoint folder ``source`` stands for, and the folder results belong to.
 
     Raises:
         UsageError: there is none.
+        DataError: it is damaged.
     """
     run = RunDirectory(source)
     if run.recipe.is_file():
-        return checkpoints.locate(run.last if which == "last" else run.best), source
-    folder = checkpoint_folder(source)
-    if folder is None:
+        return locate(run.last if which == "last" else run.best), source
+    found = checkpoint_folder(source)
+    if found is None:
         raise UsageError(f"{source} is neither a run nor a checkpoint")
-    return folder, folder
+    return found, found.folder
 
 
 def run_validation(home: Path) -> tuple[Path, Path]:

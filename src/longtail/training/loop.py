@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from longtail.data.loader import PositionBatches, make_loader
 from longtail.losses.auxiliary import Record
 from longtail.models.rcnn import RCNN
 from longtail.schema import LongtailError
-from longtail.training.checkpoint import Cursor
+from longtail.training.checkpoint import Cursor, Window
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
 from longtail.training.passes import run_pass
 from longtail.training.progress import Progress
 from longtail.training.schedule import learning_rate_factor
 from longtail.training.stage import Stage
+from longtail.training.stopping import StopSignals, stop
 from longtail.training.trainable import train_mode
 
 LOG_EVERY = 20  # optimiser steps between two looks at the losses, each of which waits for the device
@@ -37,9 +39,12 @@ def train_stage(
     progress: Progress,
     save: Callable[[Cursor], None],
     save_every: int,
-    after_epoch: Callable[[int], None] = lambda epoch: None,
+    stops: StopSignals,
+    evaluate: Callable[[], None] | None = None,
+    evaluate_every: float = 0.0,
 ) -> RCNN:
-    """Trains one stage from ``cursor.step`` to its end and returns the trained detector.
+    """Trains one stage from ``cursor.step`` to its end and returns the trained detector, with averaged weights if the
+    stage averages them.
 
     Args:
         stage: what to train; its model and optimiser are on the CPU or already on the device.
@@ -51,7 +56,8 @@ def train_stage(
         progress: told of every step.
         save: writes a checkpoint; called on every process.
         save_every: optimiser steps between checkpoints.
-        after_epoch: called with the number of epochs completed (evaluation).
+        stops: signals that end the run; a step that has begun is finished and saved.
+        evaluate: measures the detector, after every ``evaluate_every`` epochs (0 = never).
 
     Raises:
         LongtailError: a loss is not finite.
@@ -63,13 +69,29 @@ def train_stage(
         stage.teacher.to(fabric.device).eval()
     for auxiliary in stage.auxiliary:
         auxiliary.to(fabric.device)
+    if stage.average is not None:
+        stage.average.to(fabric.device)
     detector = stage.model
 
     if not cursor.passes_done:
         for work in stage.passes_before:
             report(log, stage, 0, run_pass(work, stage, fabric=fabric, seed=seed, workers=workers, progress=progress))
         cursor.passes_done = True
-        save(cursor)
+        with stops.deferred():
+            save(cursor)
+
+    def after_epoch(epoch: int) -> None:
+        for work in stage.passes_after_epoch:
+            found = run_pass(work, stage, fabric=fabric, seed=seed + epoch, workers=workers, progress=progress)
+            report(log, stage, cursor.step, found)
+        if evaluate is not None and evaluation_due(epoch, evaluate_every):
+            with stage.average.applied(detector) if stage.average is not None else nullcontext():
+                evaluate()
+        cursor.epoch_done = True
+        with stops.deferred():
+            save(cursor)
+        progress.start(f"train {stage.name}", stage.images, cursor.step * schedule.batch_size)
+        train_mode(detector)
 
     batches = PositionBatches(
         stage.sampler,
@@ -82,54 +104,73 @@ def train_stage(
     )
     loader = make_loader(stage.dataset, batches, workers=workers, pin_memory=fabric.device.type == "cuda")
     stream: Iterator[Any] = iter(loader)
-    sums: dict[str, Tensor] = {}
-    summed = dropped = 0
+    sums = {name: torch.tensor(value, device=fabric.device) for name, value in cursor.window.sums.items()}
+    summed, dropped = cursor.window.steps, cursor.window.dropped
     progress.start(f"train {stage.name}", stage.images, cursor.step * schedule.batch_size)
     train_mode(detector)
-    while cursor.step < stage.steps:
-        factor = learning_rate_factor(schedule, cursor.step, stage.steps)
-        for group in optimiser.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        for part in range(schedule.accumulate):
-            images, targets = fabric.to_device(next(stream))
-            dropped += sum(target.get("dropped", 0) for target in targets)
-            with fabric.no_backward_sync(model, enabled=part + 1 < schedule.accumulate):
-                losses = step_losses(model, stage, images, targets)
-                fabric.backward(torch.stack(list(losses.values())).sum() / schedule.accumulate)
-            for name, value in losses.items():
-                detached = value.detach().float() / schedule.accumulate
-                sums[name] = sums[name] + detached if name in sums else detached
-        if stage.clip_norm is not None:
-            fabric.clip_gradients(model, optimiser, max_norm=stage.clip_norm, error_if_nonfinite=False)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average_norm_statistics(detector)
-        cursor.step += 1
-        summed += 1
+    if not cursor.epoch_done:
+        after_epoch(stage.epoch_after(cursor.step))
+    with stops.deferred():
+        while cursor.step < stage.steps:
+            factor = learning_rate_factor(schedule, cursor.step, stage.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            for part in range(schedule.accumulate):
+                images, targets = fabric.to_device(next(stream))
+                dropped += sum(target.get("dropped", 0) for target in targets)
+                with fabric.no_backward_sync(model, enabled=part + 1 < schedule.accumulate):
+                    losses = step_losses(model, stage, images, targets)
+                    fabric.backward(torch.stack(list(losses.values())).sum() / schedule.accumulate)
+                for name, value in losses.items():
+                    detached = value.detach().float() / schedule.accumulate
+                    sums[name] = sums[name] + detached if name in sums else detached
+            if stage.clip_norm is not None:
+                fabric.clip_gradients(model, optimiser, max_norm=stage.clip_norm, error_if_nonfinite=False)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            average_norm_statistics(detector)
+            cursor.step += 1
+            summed += 1
+            if stage.average is not None:
+                stage.average.update(detector, cursor.step)
 
-        ended = cursor.step == stage.steps
-        epoch = stage.epoch_after(cursor.step)
-        new_epoch = epoch > stage.epoch_after(cursor.step - 1)
-        text = ""
-        if ended or new_epoch or summed == LOG_EVERY or cursor.step % save_every == 0:
-            means = {name: float(value) / summed for name, value in sums.items()}
-            refuse_broken(means, stage, cursor.step)
-            total = sum(means.values())
-            extra = {"dropped_objects": float(dropped)} if dropped else {}  # lost their area to the augmentation
-            report(log, stage, cursor.step, {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means, **extra})
-            text = f"loss {total:.3f}"
-            sums, summed, dropped = {}, 0, 0
-        progress.advance(schedule.batch_size, text)
-        if new_epoch:
-            for work in stage.passes_after_epoch:
-                found = run_pass(work, stage, fabric=fabric, seed=seed + epoch, workers=workers, progress=progress)
-                report(log, stage, cursor.step, found)
-            after_epoch(epoch)
-            train_mode(detector)
-        if ended or cursor.step % save_every == 0:
-            save(cursor)
+            epoch = stage.epoch_after(cursor.step)
+            owed = epoch > stage.epoch_after(cursor.step - 1) and (
+                bool(stage.passes_after_epoch) or (evaluate is not None and evaluation_due(epoch, evaluate_every))
+            )
+            due = cursor.step == stage.steps or cursor.step % save_every == 0 or owed
+            stopped = stops.requested()
+            text = ""
+            if due or stopped or summed == LOG_EVERY:
+                means = {name: float(value) / summed for name, value in sums.items()}
+                refuse_broken(means, stage, cursor.step)
+            if due or summed == LOG_EVERY:
+                total = sum(means.values())
+                extra = {"dropped_objects": float(dropped)} if dropped else {}  # lost their area to the augmentation
+                values = {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means, **extra}
+                report(log, stage, cursor.step, values)
+                text = f"loss {total:.3f}"
+                sums, summed, dropped = {}, 0, 0
+            progress.advance(schedule.batch_size, text)
+            cursor.epoch_done = not owed
+            left = {name: float(value) for name, value in sums.items()} if stopped else {}
+            cursor.window = Window(left, summed, dropped) if stopped else Window()
+            if due or stopped:
+                save(cursor)
+            if stopped:
+                stop(stopped)
+            if owed:
+                with stops.at_once():
+                    after_epoch(epoch)
     progress.finish()
+    if stage.average is not None:
+        stage.average.copy_to(detector)
     return detector
+
+
+def evaluation_due(epoch: int, every: float) -> bool:
+    """Whether an evaluation every ``every`` epochs falls on the end of this epoch."""
+    return every > 0 and int(epoch / every) > int((epoch - 1) / every)
 
 
 def step_losses(model: nn.Module, stage: Stage, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:

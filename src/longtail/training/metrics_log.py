@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longtail.data.files import write_text
 from longtail.schema import UsageError
 
-FIELDS = ("stage", "step", "images", "metric", "value")
+HEADER = "stage,step,images,metric,value\n"
 
 
 def require_wandb() -> None:
@@ -36,8 +38,8 @@ class MetricsLog:
         self.path = path
         self.board: Any = None
         self.wandb: Any = None
-        if not path.exists():
-            path.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
+        if not path.exists() or path.stat().st_size < len(HEADER):
+            write_text(path, HEADER)
         if tensorboard is not None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -59,15 +61,17 @@ class MetricsLog:
         if self.wandb is not None:
             self.wandb.log({f"{stage}/{name}": value for name, value in values.items()})
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops rows of ``stage`` after ``step``: a resumed run writes them again."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        kept = [row for row in rows if row["stage"] != stage or int(row["step"]) <= step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(kept)
+    def position(self) -> int:
+        """Bytes written so far, safe on disk."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
+
+    def rewind(self, position: int) -> None:
+        """Drops what was written after ``position``, the header apart: a resumed run writes it again."""
+        position = max(position, len(HEADER))
+        if self.path.stat().st_size > position:
+            os.truncate(self.path, position)
 
     def close(self) -> None:
         """Flushes the trackers."""

@@ -53,7 +53,8 @@ class RunDirectory:
         Raises:
             UsageError: the folder holds something already; nothing is ever overwritten.
         """
-        if self.root.exists() and any(self.root.iterdir()):
+        leftover = f".{self.recipe.name}."  # of a run that was cut off before it had begun
+        if self.root.exists() and any(not path.name.startswith(leftover) for path in self.root.iterdir()):
             raise UsageError(f"{self.root} is not empty; resume it with --resume or choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         write_text(self.recipe, dump_recipe(recipe))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from lightning_fabric import Fabric
 
@@ -12,12 +10,18 @@ from longtail.schema import UsageError
 from longtail.training import checkpoint as checkpoints
 from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.run_directory import RunDirectory
+from longtail.training.weight_average import WeightAverage
+from longtail.training.whole_folder import Located, begin, commit, draft_of, locate
 
 
-def last_checkpoint(run: RunDirectory) -> Path | None:
-    """The checkpoint to resume from; None if the run ended before its first one."""
+def last_checkpoint(run: RunDirectory) -> Located | None:
+    """The checkpoint to resume from; None if the run ended before its first one.
+
+    Raises:
+        DataError: there is one, and it is damaged.
+    """
     try:
-        return checkpoints.locate(run.last)
+        return locate(run.last)
     except UsageError:
         return None
 
@@ -27,20 +31,22 @@ def save_last(
     fabric: Fabric,
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
+    average: WeightAverage | None,
     cursor: Cursor,
     identity: Identity,
 ) -> None:
-    """Writes the checkpoint a run resumes from, with the state of every process."""
-    folder = run.last.with_name(f".{run.last.name}.new")
+    """Writes the checkpoint a run resumes from, with the state of every process; the one before it is kept."""
     if fabric.is_global_zero:
-        folder = checkpoints.begin(run.last)
+        folder = begin(run.last)
         checkpoints.save_weights(folder, model, identity)
         checkpoints.save_trainer(folder, optimiser, cursor)
+        if average is not None:
+            checkpoints.save_average(folder, average)
     fabric.barrier()
-    checkpoints.save_rank(folder, model, fabric.global_rank)
+    checkpoints.save_rank(draft_of(run.last), model, fabric.global_rank, cursor.window)
     fabric.barrier()
     if fabric.is_global_zero:
-        checkpoints.commit(folder, run.last)
+        commit(run.last, keep_previous=True)
     fabric.barrier()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -111,3 +112,26 @@ def same_recipe(recipe: Recipe, run: RunDirectory) -> None:
     ]
     if differing:
         raise UsageError(f"{run.root} was started with another recipe; these keys differ: {', '.join(differing)}")
+
+
+def same_data(content: dict[str, Any], run: RunDirectory) -> None:
+    """Refuses to resume with annotations that have changed since the run began.
+
+    Args:
+        content: what :func:`longtail.training.describe.describe_run` says now.
+        run: the run.
+
+    Raises:
+        DataError: names the file.
+    """
+    if not run.data.is_file():
+        return
+    old = json.loads(run.data.read_text(encoding="utf-8"))
+    for part in ("train", "val"):
+        before, now = old[part], content[part]
+        if (before and before["sha256"]) != (now and now["sha256"]):
+            raise DataError(
+                f"{run.root} was started with {'other annotations' if before else 'no annotations'} for {part}: "
+                f"{now['source'] if now else 'none'} is not what {before['source'] if before else 'none'} was; "
+                "resume with the same file, or start a new run"
+            )

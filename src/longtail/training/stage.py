@@ -15,6 +15,7 @@ from longtail.models.rcnn import RCNN
 from longtail.sampling import ImageSampler
 from longtail.schema.parts import UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
+from longtail.training.weight_average import WeightAverage
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Stage:
         teacher: a frozen detector for ``auxiliary``, in evaluation mode, or None.
         auxiliary: losses between student and teacher.
         clip_norm: largest norm of the gradient, or None.
+        average: moving average of the weights, which is evaluated and becomes the stage's result, or None.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Stage:
     teacher: nn.Module | None = None
     auxiliary: Sequence[AuxiliaryLoss] = field(default_factory=tuple)
     clip_norm: float | None = None
+    average: WeightAverage | None = None
 
     @property
     def images(self) -> int:
