@@ -13,7 +13,8 @@ from longtail.build.samplers import image_sampler, region_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.scenes import GeneratedSet
 from longtail.schema import UsageError, load_recipe, parts
-from longtail.schema.parts import ClassificationLossSpec, ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
+from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec
+from longtail.schema.parts import ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
 
 SMALL = [
     "scale=tiny",
@@ -111,7 +112,7 @@ def test_every_part_of_the_schema_is_built(smoke_set: GeneratedSet) -> None:
         assert region_sampler(spec(), negative_iou=0.5).count == 512
     for spec in members(ClassificationLossSpec):
         assert classification_loss(spec(), own).num_classes == 12
-    for spec in members(parts.BoxLossSpec):
+    for spec in members(BoxLossSpec):
         assert box_loss(spec()).space in ("deltas", "boxes")
     for spec in members(ReplaySpec):
         assert len(replay_parts([spec()], own)) == 1

@@ -20,33 +20,34 @@ from longtail.losses import (
     SmoothL1Loss,
     SoftmaxCrossEntropy,
 )
+from longtail.schema import losses as specs
 from longtail.schema import parts
 
 
 def classification_loss(
-    spec: parts.Softmax | parts.Objectness | parts.Sigmoid | parts.Focal, statistics: ClassStatistics
+    spec: specs.Softmax | specs.Objectness | specs.Sigmoid | specs.Focal, statistics: ClassStatistics
 ) -> ClassificationLoss:
     """The classification loss a stage asks for; counts come from the training annotations."""
     classes = statistics.num_classes
     match spec:
-        case parts.Softmax():
+        case specs.Softmax():
             return SoftmaxCrossEntropy(num_classes=classes)
-        case parts.Objectness():
+        case specs.Objectness():
             return ObjectnessSoftmax(num_classes=classes)
-        case parts.Sigmoid():
+        case specs.Sigmoid():
             return SigmoidCrossEntropy(num_classes=classes, background_logit=spec.background_logit, prior=spec.prior)
-        case parts.Focal():
+        case specs.Focal():
             return FocalLoss(num_classes=classes, form=spec.form, gamma=spec.gamma, alpha=spec.alpha, prior=spec.prior)
 
 
-def box_loss(spec: parts.SmoothL1 | parts.L1 | parts.GIoU) -> BoxLoss:
+def box_loss(spec: specs.SmoothL1 | specs.L1 | specs.GIoU) -> BoxLoss:
     """The box loss."""
     match spec:
-        case parts.SmoothL1():
+        case specs.SmoothL1():
             return SmoothL1Loss(beta=spec.beta)
-        case parts.L1():
+        case specs.L1():
             return L1Loss()
-        case parts.GIoU():
+        case specs.GIoU():
             return GIoULoss()
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from longtail.schema.parts import BoxLossSpec, ClassifierSpec, Linear, Part, Random, RegionSamplerSpec, SmoothL1
+from longtail.schema.losses import BoxLossSpec, SmoothL1
+from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSamplerSpec
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
 

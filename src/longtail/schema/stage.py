@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec, SmoothL1, Softmax
 from longtail.schema.parts import (
     AuxiliaryLossSpec,
-    BoxLossSpec,
-    ClassificationLossSpec,
     ClassifierSpec,
     Part,
     PassSpec,
@@ -17,8 +16,6 @@ from longtail.schema.parts import (
     RegionSamplerSpec,
     ReplaySpec,
     SamplerSpec,
-    SmoothL1,
-    Softmax,
     Uniform,
     named,
 )
