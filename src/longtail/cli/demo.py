@@ -59,6 +59,7 @@ class Planned:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generates, trains, compares."""
+    from longtail.cli.overall import Overall, count_images
     from longtail.cli.processes import Job, run_jobs
     from longtail.data.files import write_text
     from longtail.reports.html import write_comparison_report
@@ -79,7 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
     if len(waiting) < len(runs):
         note(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished in {arguments.out} already")
     if waiting:
-        overall = Overall(waiting, data, make_progress(quiet=arguments.quiet))
+        overall = Overall(
+            {each.folder.name: each.recipe for each in waiting},
+            train=count_images(data.train),
+            val=count_images(data.val),
+            progress=make_progress(quiet=arguments.quiet),
+        )
         run_jobs(
             [
                 Job(
@@ -151,53 +157,6 @@ def train_words(planned: Planned, data: GeneratedSet) -> list[str]:
         "--out", str(planned.folder), "--device", "cpu", "--resume", "--quiet",
         "--progress-file", str(planned.folder.parent.parent / "logs" / f"{planned.folder.name}.progress.json"),
     ]  # fmt: skip
-
-
-class Overall:
-    """Adds up what the children report: images learnt from, and images detected in at the end."""
-
-    def __init__(self, runs: list[Planned], data: GeneratedSet, progress: Progress) -> None:
-        from longtail.training.schedule import total_images
-
-        self.progress = progress
-        train, val = count_images(data.train), count_images(data.val)
-        self.before: dict[str, dict[str, int]] = {}
-        self.total: dict[str, int] = {}
-        self.done = {planned.folder.name: 0 for planned in runs}
-        for planned in runs:
-            name, length, self.before[planned.folder.name] = planned.folder.name, 0, {}
-            for stage in planned.recipe.stages:
-                self.before[name][f"train {stage.name}"] = length
-                length += total_images(stage.schedule, train)
-            self.before[name]["detect"] = length
-            self.total[name] = length + val
-        progress.start(f"{len(runs)} runs, images", sum(self.total.values()))
-
-    def watch(self, name: str, state: dict[str, object]) -> None:
-        """Takes in what a child wrote last."""
-        before, done = self.before[name].get(str(state.get("title"))), state.get("done")
-        if before is not None and isinstance(done, int):
-            text = str(state.get("text") or "")
-            self.reach(name, min(before + done, self.total[name]), f"{name} {text}".strip())
-
-    def finish(self, name: str) -> None:
-        """A child has ended well."""
-        self.reach(name, self.total[name], f"{name} finished")
-        self.progress.message(f"{name} finished")
-
-    def reach(self, name: str, done: int, text: str) -> None:
-        """Moves one run forward, never back."""
-        step = done - self.done[name]
-        if step > 0:
-            self.done[name] = done
-            self.progress.advance(step, text)
-
-
-def count_images(path: Path) -> int:
-    """Images listed in an annotation file."""
-    import json
-
-    return len(json.loads(path.read_text(encoding="utf-8"))["images"])
 
 
 def generate(out: Path, preset: str, progress: Progress) -> GeneratedSet:

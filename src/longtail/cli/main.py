@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from longtail import __version__
-from longtail.cli import check, config, demo, doctor, evaluate, predict, recipes, shapes, train
+from longtail.cli import check, config, demo, doctor, evaluate, predict, recipes, shapes, study, train
 from longtail.cli.command import Command, Parser, did_you_mean, note
 
 COMMANDS: tuple[Command, ...] = (
@@ -24,6 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     train.COMMAND,
     evaluate.COMMAND,
     predict.COMMAND,
+    study.COMMAND,
     recipes.COMMAND,
     config.COMMAND,
     doctor.COMMAND,

@@ -28,12 +28,14 @@ class Job:
         words: arguments of ``python -m longtail``.
         log: receives everything the child prints.
         progress: the file in which the child keeps its progress.
+        after: names of jobs that must have ended well before.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
     progress: Path
+    after: tuple[str, ...] = ()
 
 
 def run_jobs(
@@ -42,6 +44,8 @@ def run_jobs(
     parallel: int,
     watch: Callable[[Job, dict[str, object]], None],
     finished: Callable[[Job], None],
+    before: Callable[[Job], None] = lambda job: None,
+    failed: Callable[[Job, int], None] | None = None,
     interval: float = 0.5,
 ) -> None:
     """Runs all jobs, at most ``parallel`` at a time, one thread each.
@@ -51,18 +55,25 @@ def run_jobs(
         parallel: processes at a time, >= 1.
         watch: called with what a child last wrote to its progress file.
         finished: called when a child has ended well.
+        before: called just before a job starts.
+        failed: called when a child has failed, with its exit code, in place of the error; jobs that come after it are
+            left out, the others go on.
         interval: seconds between two looks.
 
     Raises:
         LongtailError: a child failed; the end of its log has been shown, the other children have been ended.
     """
     waiting = list(jobs)
+    left = {job.name for job in jobs}  # not ended well yet
     running: list[tuple[Job, subprocess.Popen[bytes]]] = []
     try:
         while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop(0)
+            while len(running) < parallel and (job := next_job(waiting, left)) is not None:
+                waiting.remove(job)
+                before(job)
                 running.append((job, start(job)))
+            if not running:
+                break  # what waits comes after a job that failed
             time.sleep(interval)
             for job, child in list(running):
                 watch(job, read_progress(job.progress))
@@ -70,12 +81,21 @@ def run_jobs(
                 if code is None:
                     continue
                 running.remove((job, child))
-                if code != 0:
+                if code == 0:
+                    left.discard(job.name)
+                    finished(job)
+                elif failed is not None:
+                    failed(job, code)
+                else:
                     show_end(job)
                     raise LongtailError(f"the run {job.name} failed with exit code {code}; its log is {job.log}")
-                finished(job)
     finally:
         end_all([child for _, child in running])
+
+
+def next_job(waiting: Sequence[Job], left: set[str]) -> Job | None:
+    """The first job that waits for nothing in ``left``."""
+    return next((job for job in waiting if not left.intersection(job.after)), None)
 
 
 def start(job: Job) -> subprocess.Popen[bytes]:

@@ -135,7 +135,7 @@ def _read(name: str | Path) -> Tree:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"there is no recipe file {path}")
-        return _parse(path.read_text(encoding="utf-8"), str(path))
+        return {"name": path.stem, **_parse(path.read_text(encoding="utf-8"), str(path))}
     return _read_shipped("recipes", name, "recipe")
 
 
