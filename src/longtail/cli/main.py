@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from types import FrameType
 
 from longtail import __version__
-from longtail.cli import check, config, demo, doctor, evaluate, predict, recipes, shapes, study, train
+from longtail.cli import check, config, convert, demo, doctor, evaluate, predict, recipes, shapes, study, train
 from longtail.cli.command import Command, Parser, did_you_mean, note
 
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     shapes.COMMAND,
     check.COMMAND,
+    convert.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     predict.COMMAND,

@@ -50,6 +50,14 @@ class Classes:
     source: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where images and annotations come from: a file or folder, and the folder its pictures lie in, if known."""
+
+    name: str
+    images: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class AnnotationTable:
     """Images and annotations of one data set. Labels are 0..C-1 inside; original ids and names are kept.
@@ -69,6 +77,9 @@ class AnnotationTable:
         masks: segmentations; None when no annotation has one.
         negatives, not_exhaustive: per image, labels known to be absent, and labels not marked completely (LVIS).
         image_start: (I + 1,) annotations of image i are ``image_start[i]:image_start[i + 1]``.
+        sources: what was read, with its pictures' folder; more than one in a joined table, none if nobody said.
+        source_of_image: (I,) which of ``sources`` an image is from; None = all from the first.
+        notes: what the reader has to say: things it left out, filled in or renamed.
     """
 
     source: str
@@ -89,6 +100,9 @@ class AnnotationTable:
     negatives: LabelLists | None
     not_exhaustive: LabelLists | None
     image_start: NDArray[np.int64]
+    sources: tuple[Source, ...] = ()
+    source_of_image: NDArray[np.int32] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -165,6 +179,7 @@ class AnnotationTable:
             negatives=None if self.negatives is None else self.negatives.take(images),
             not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive.take(images),
             image_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            source_of_image=None if self.source_of_image is None else self.source_of_image[images],
         )
 
     def relabelled(self, label_map: NDArray[np.int64], classes: AnnotationTable | Classes) -> AnnotationTable:
@@ -201,6 +216,28 @@ class AnnotationTable:
         if images is not None:
             require_pictures(table, Path(images))
         return table
+
+    @classmethod
+    def from_voc(
+        cls,
+        folder: Path | str,
+        *,
+        split: str | None = None,
+        names: Sequence[str] | None = None,
+        images: Path | str | None = None,
+        masks: bool = False,
+    ) -> Self:
+        """Reads a Pascal VOC folder; see :func:`longtail.data.voc.read_voc` for arguments and errors."""
+        from longtail.data.voc import read_voc
+
+        return cls(**read_voc(folder, split=split, names=names, images=images, masks=masks))
+
+    @classmethod
+    def from_yolo(cls, path: Path | str, *, split: str | None = "train", images: Path | str | None = None) -> Self:
+        """Reads a YOLO ``data.yaml`` or folder; see :func:`longtail.data.yolo.read_yolo` for arguments and errors."""
+        from longtail.data.yolo import read_yolo
+
+        return cls(**read_yolo(path, split=split, images=images))
 
     def to_coco(self) -> dict[str, Any]:
         """A COCO or LVIS dictionary with original ids; see :func:`longtail.data.coco.coco_content`."""
