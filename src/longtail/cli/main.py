@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from longtail import __version__
-from longtail.cli import check, config, convert, demo, doctor, evaluate, predict, recipes, shapes, study, train
+from longtail.cli import check, config, convert, demo, doctor, evaluate, predict, recipes, shapes, study, subset, train
 from longtail.cli.command import Command, Parser, did_you_mean, note
 
 COMMANDS: tuple[Command, ...] = (
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     shapes.COMMAND,
     check.COMMAND,
     convert.COMMAND,
+    subset.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     predict.COMMAND,
