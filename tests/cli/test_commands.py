@@ -62,10 +62,8 @@ def test_train_hands_over_everything(tmp_path: Path, trained: Calls, capsys: pyt
     assert main([*WORDS, *more, "--resume", "--quiet", "model=faster_rcnn"]) == 0
     recipe = trained.positional[0]
     assert (recipe.name, recipe.scale, recipe.seed, recipe.model.type) == ("rfs", "tiny", 5, "faster_rcnn")
-    assert trained["train"] == Path("t.json")
-    assert trained["images"] == Path("pictures")
-    assert trained["val"] == Path("v.json")
-    assert trained["val_images"] == Path("pictures"), "without --val-images they are where the training pictures are"
+    assert (trained["train"], trained["images"]) == (["t.json"], ["pictures"])
+    assert (trained["val"], trained["val_images"]) == (["v.json"], None)
     assert (trained["out"], trained["weights"]) == (out, Path("w"))
     assert (trained["resume"], trained["device"]) == (True, "cpu")
     assert isinstance(trained["progress"], Silent)
@@ -87,7 +85,7 @@ def test_train_json_and_progress_file(tmp_path: Path, trained: Calls, capsys: py
     words = [*WORDS, "--val", "v.json", "--val-images", "other", "--out", str(tmp_path / "run"), "--json"]
     assert main([*words, "--progress-file", str(tmp_path / "p.json")]) == 0
     assert isinstance(trained["progress"], FileProgress)
-    assert trained["val_images"] == Path("other")
+    assert trained["val_images"] == ["other"]
     content = json.loads(capsys.readouterr().out)
     assert content["results"]["bbox"]["metrics"]["APr"] == 0.1
     assert content["run"] == str(tmp_path / "run")
@@ -95,7 +93,7 @@ def test_train_json_and_progress_file(tmp_path: Path, trained: Calls, capsys: py
 
 @pytest.mark.parametrize(
     ("more", "text"),
-    [([], "--out DIR"), (["--out", "o", "--val-images", "v"], "--val FILE"), (["--out", "o", "x"], "x")],
+    [([], "--out DIR"), (["--out", "o", "--val-images", "v"], "--val DATA"), (["--out", "o", "x"], "x")],
 )
 def test_train_refuses_what_is_incomplete(
     more: list[str], text: str, trained: Calls, capsys: pytest.CaptureFixture[str]

@@ -90,3 +90,19 @@ def test_union_of_the_voc_years(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert table.ignore.tolist() == [True, True]
     inside = str(tmp_path / "kit" / "VOC2007" / "x.json")
     assert main(["subset", str(tmp_path / "kit"), inside, "--profile", "voc07+12"]) == 2
+
+
+def test_check_reads_every_format(smoke_set: GeneratedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for to, folder in (("voc", "JPEGImages"), ("yolo", "images")):
+        out = tmp_path / to
+        assert main(["convert", str(smoke_set.train), str(out), "--to", to]) == 0
+        (out / folder).symlink_to(smoke_set.images)
+        assert (
+            main(["check", str(out), "--against", str(smoke_set.val), "--against-images", str(smoke_set.images)]) == 0
+        )
+        text = capsys.readouterr().out
+        assert f"{out}: 120 images" in text and "headers of pictures" in text and "against" in text
+    file = next((tmp_path / "yolo" / "labels").rglob("*.txt"))
+    file.write_text("0 2 2 2 2\n")
+    assert main(["check", str(tmp_path / "yolo")]) == 3
+    assert f"{file.name}, line 1" in capsys.readouterr().err

@@ -14,6 +14,8 @@ from PIL import Image
 
 from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset, Draw, draw_seed, seeded
+from longtail.data.formats import read_annotations
+from longtail.data.join import join_tables
 from longtail.data.scenes import GeneratedSet
 from longtail.data.transforms import train_transform
 from longtail.schema import DataError
@@ -231,3 +233,24 @@ def test_pictures_without_objects_are_kept(tmp_path: Path) -> None:
         assert target["labels"].dtype == torch.int64
         assert ("masks" in target) == with_masks
     assert target["masks"].shape == (0, 12, 16)
+
+
+def test_pictures_of_several_sources(tmp_path: Path) -> None:
+    tables = []
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (6, 4), (10 * number + 5, 0, 0)).save(tmp_path / name / "same.png")
+        content = {
+            "images": [{"id": 1, "file_name": "same.png", "height": 4, "width": 6}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        tables.append(read_annotations(tmp_path / f"{name}.json", images=tmp_path / name))
+    joined = join_tables(tables)
+    assert [int(DetectionDataset(joined)[row][0][0, 0, 0]) for row in range(2)] == [5, 15]
+    assert int(DetectionDataset(joined.select(np.array([1])))[0][0][0, 0, 0]) == 15
+    assert int(DetectionDataset(tables[1])[0][0][0, 0, 0]) == 15
+    assert int(DetectionDataset(tables[1], tmp_path / "a")[0][0][0, 0, 0]) == 5, "what is given comes first"
+    with pytest.raises(DataError, match="does not say where its pictures are"):
+        DetectionDataset(AnnotationTable.from_coco(tmp_path / "a.json"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from longtail.data import AnnotationTable
 from longtail.sampling import (
     ClassAwareSampler,
@@ -12,7 +14,9 @@ from longtail.sampling import (
     RepeatFactorSampler,
     UniformSampler,
 )
-from longtail.schema import parts
+from longtail.sampling.sources import SourceSampler, WeightedSource
+from longtail.schema import UsageError, parts
+from longtail.schema.stage import StageSpec
 
 
 def image_sampler(
@@ -35,6 +39,33 @@ def image_sampler(
             )
         case parts.ClassAware():
             return ClassAwareSampler(table.image_start, table.label, table.num_classes, seed=seed)
+
+
+def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> ImageSampler:
+    """The image sampler of a stage: over the whole table, or, with ``source_weights``, one for every source, each of
+    which sees the images of its source alone.
+
+    Raises:
+        UsageError: another number of weights than sources, or a source without images or (class-aware) objects.
+    """
+    if not stage.source_weights:
+        return image_sampler(stage.sampler, table, seed=seed)
+    names = [source.name for source in table.sources] or [table.source]
+    if len(stage.source_weights) != len(names):
+        raise UsageError(
+            f"stage {stage.name!r}: {len(stage.source_weights)} source_weights for {len(names)} annotation sources "
+            f"({', '.join(names)}); give one weight for each"
+        )
+    own = np.zeros(table.num_images, np.int32) if table.source_of_image is None else table.source_of_image
+    sources = []
+    for number, (name, weight) in enumerate(zip(names, stage.source_weights, strict=True)):
+        rows = np.flatnonzero(own == number).astype(np.int64)
+        part = table.select(rows)
+        if not len(rows) or (not len(part.label) and stage.sampler.type == "class_aware"):
+            raise UsageError(f"stage {stage.name!r}: {name} has no images to draw from; leave it away")
+        inner_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        sources.append(WeightedSource(name, rows, image_sampler(stage.sampler, part, seed=inner_seed), weight))
+    return SourceSampler(sources, seed=seed)
 
 
 def region_sampler(spec: parts.Random | parts.IoUBalanced, *, negative_iou: float) -> RegionSampler:

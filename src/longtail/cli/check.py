@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from longtail.cli.command import Command, add_json, print_json
@@ -10,11 +12,9 @@ from longtail.cli.command import Command, add_json, print_json
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="annotation file, COCO or LVIS JSON")
+    parser.add_argument("data", metavar="DATA", help="COCO or LVIS JSON, VOC folder[:SPLIT], YOLO data.yaml[:SPLIT]")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of its pictures, to look at them, too")
-    parser.add_argument(
-        "--against", type=Path, metavar="FILE", help="other annotations: pictures in both, lone classes"
-    )
+    parser.add_argument("--against", metavar="DATA", help="other annotations: pictures in both, lone classes")
     parser.add_argument("--against-images", type=Path, metavar="DIR", help="their pictures; default: --images")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write what can be mended to a new file")
@@ -26,21 +26,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints all findings; exit code 3 if there are errors (with --strict: or warnings) in what was given."""
     from longtail.data.check import check
+    from longtail.data.formats import coco_file
     from longtail.data.mend import fix
     from longtail.schema import UsageError
 
-    if arguments.deep and arguments.images is None:
-        raise UsageError("--deep decodes pictures; say where they are with --images DIR")
     masks = not arguments.no_masks
-    report = check(
-        arguments.data,
-        images=arguments.images,
-        masks=masks,
-        deep=arguments.deep,
-        against=arguments.against,
-        against_images=arguments.against_images,
-    )
-    fixed = None if arguments.fix is None or not report.counts else fix(arguments.data, arguments.fix, masks=masks)
+    with ExitStack() as stack:
+        data, images = stack.enter_context(coco_file(arguments.data, images=arguments.images))
+        against, against_images = None, arguments.against_images
+        if arguments.against is not None:
+            against, against_images = stack.enter_context(coco_file(arguments.against, images=against_images))
+        if arguments.deep and images is None:
+            raise UsageError("--deep decodes pictures; say where they are with --images DIR")
+        report = check(
+            data,
+            images=images,
+            masks=masks,
+            deep=arguments.deep,
+            against=against,
+            against_images=against_images,
+        )
+        report = replace(report, path=arguments.data)
+        fixed = None if arguments.fix is None or not report.counts else fix(data, arguments.fix, masks=masks)
     if arguments.json:
         print_json({**report.to_dict(), "ok": report.ok(arguments.strict), "fix": fixed and fixed.to_dict()})
     else:

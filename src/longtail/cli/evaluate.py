@@ -13,8 +13,8 @@ PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="annotations; default: the run's validation file")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="their pictures")
+    parser.add_argument("--data", metavar="DATA", help="annotations; default: the run's validation data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="their pictures, if the annotations do not say")
     parser.add_argument(
         "--protocol", default="auto", metavar="NAME[,NAME]", help=f"of {', '.join(PROTOCOLS)}; default: auto"
     )
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in protocols:
         if name not in PROTOCOLS:
             raise UsageError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
-    if (arguments.data is None) != (arguments.images is None):
-        raise UsageError("other data need both --data FILE and --images DIR")
+    if arguments.data is None and arguments.images is not None:
+        raise UsageError("--images are the pictures of other data; say which with --data DATA")
     split = arguments.split or (file_name(arguments.data) if arguments.data is not None else "val")
     found = api.evaluate(
         arguments.run,
@@ -65,9 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def file_name(path: Path) -> str:
-    """``test`` of ``some/test.json.gz``."""
-    return path.name.removesuffix(".gz").removesuffix(".json")
+def file_name(path: str) -> str:
+    """``test`` of ``some/test.json.gz``; ``VOC2007-test`` of ``some/VOC2007:test``."""
+    return Path(path).name.replace(":", "-").removesuffix(".gz").removesuffix(".json")
 
 
 COMMAND = Command("eval", "Evaluate a run, by one or more protocols.", configure, run)

@@ -17,10 +17,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name, or a YAML file")
     add_overrides(parser)
-    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="COCO or LVIS annotations")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
-    parser.add_argument("--val", type=Path, metavar="FILE", help="annotations to evaluate on")
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="their pictures; default: as --images")
+    parser.add_argument(
+        "--train",
+        action="append",
+        required=True,
+        metavar="DATA",
+        help="COCO or LVIS JSON, VOC folder[:SPLIT], YOLO data.yaml[:SPLIT]; several are joined",
+    )
+    parser.add_argument("--images", action="append", metavar="DIR", help="pictures of each COCO file, in order")
+    parser.add_argument("--val", action="append", metavar="DATA", help="annotations to evaluate on")
+    parser.add_argument("--val-images", action="append", metavar="DIR", help="their pictures; default: as --images")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (not needed with --dry-run)")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="start from this checkpoint or run")
     parser.add_argument(
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is None:
         raise UsageError("say with --out DIR where the run shall live")
     if arguments.val_images is not None and arguments.val is None:
-        raise UsageError("--val-images needs --val FILE")
+        raise UsageError("--val-images needs --val DATA")
     try:
         return train(recipe, arguments)
     except (KeyboardInterrupt, SystemExit):
@@ -67,7 +73,6 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     from longtail.training import api
     from longtail.training.progress import FileProgress, make_progress
 
-    val_images = arguments.val_images or (arguments.images if arguments.val is not None else None)
     file = arguments.progress_file
     speaks = os.environ.get("RANK", "0") == "0"  # of several processes started by torchrun, the first one
     done = api.train(
@@ -75,7 +80,7 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
         train=arguments.train,
         images=arguments.images,
         val=arguments.val,
-        val_images=val_images,
+        val_images=arguments.val_images,
         out=arguments.out,
         weights=arguments.weights,
         resume=arguments.resume,
@@ -101,10 +106,12 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
 
 def print_plan(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """What would be trained: recipe, data, what the sampler does to the classes, and the length."""
-    from longtail.data import AnnotationTable
+    from longtail.data.sources import read_sources
     from longtail.reports.plan import make_plan, plan_text
 
-    table = AnnotationTable.from_coco(arguments.train, images=arguments.images)
+    table = read_sources(arguments.train, arguments.images, prefer="train")
+    for line in table.notes:
+        note(line)
     plan = make_plan(recipe, table)
     if arguments.json:
         print_json(plan)

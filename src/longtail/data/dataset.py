@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
+from longtail.data.sources import picture_folders
 from longtail.data.table import AnnotationTable
 from longtail.schema.errors import DataError
 
@@ -93,7 +94,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     Args:
         table: annotations.
-        root: folder the file names start from; no name may lead out of it.
+        root: folder the file names start from, None = the one the table names; no name may lead out of it. Pictures of
+            a joined table lie in the folders of their sources.
         transform: works on tv_tensors (image, boxes, masks), or None.
         with_masks: whether masks are decoded; every annotation must then have one.
         max_pixels: larger pictures are refused before they are decoded.
@@ -110,7 +112,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def __init__(
         self,
         table: AnnotationTable,
-        root: Path | str,
+        root: Path | str | None = None,
         *,
         transform: Transform | None = None,
         with_masks: bool = False,
@@ -119,7 +121,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if with_masks and len(table.label) and table.masks is None:
             raise DataError(f"{table.source} has no masks; add segmentations, or train boxes alone (model=faster_rcnn)")
         self.table = table
-        self.root = Path(root).resolve()
+        self.roots = picture_folders(table, root)
         self.transform = transform
         self.with_masks = with_masks
         self.max_pixels = max_pixels
@@ -188,16 +190,18 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             DataError: its name leads out of the image folder.
         """
         name = self.table.file_names[image]
+        source = self.table.source_of_image
+        root = self.roots[0 if source is None or len(self.roots) == 1 else int(source[image])]
         try:
-            path = (self.root / name).resolve()
+            path = (root / name).resolve()
         except (ValueError, OSError, RuntimeError) as error:
             raise DataError(
                 f"{self.table.source}: image {self._id(image)!r} cannot be named {name!r}: {error}; correct it"
             ) from None
-        if not path.is_relative_to(self.root):
+        if not path.is_relative_to(root):
             raise DataError(
                 f"{self.table.source}: image {self._id(image)!r} has the file_name {name!r}, which leads out of the "
-                f"image folder {self.root}; use names inside it"
+                f"image folder {root}; use names inside it"
             )
         return path
 

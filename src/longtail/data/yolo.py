@@ -124,9 +124,7 @@ def open_yolo(path: Path | str) -> YoloSet:
             splits[SYNONYMS.get(key, key)] = entries
         elif key in SPLITS:
             raise DataError(f"{file}: {key} is {value!r}; give a folder, a list of folders, or a text file of paths")
-    for key in SPLITS:
-        if key not in splits and (root / "images" / key).is_dir():
-            splits[key] = [f"images/{key}"]
+    splits = splits or _split_folders(root)
     return YoloSet(file, root, _names(file, content), splits, keypoint_columns(file, content.get("kpt_shape")))
 
 
@@ -176,9 +174,12 @@ def _bare_folder(path: Path) -> YoloSet:
     for place in (path / "classes.txt", path / "labels" / "classes.txt"):
         if place.is_file() and (path / "images").is_dir():
             names = [line for line in read_lines(place) if line]
-            splits = {key: [f"images/{key}"] for key in SPLITS if (path / "images" / key).is_dir()}
-            return YoloSet(path, path.absolute(), names, splits or {"train": ["images"]})
+            return YoloSet(path, path.absolute(), names, _split_folders(path) or {"train": ["images"]})
     raise DataError(f"{path} has neither a YAML file with the class names nor images, labels and classes.txt; add one")
+
+
+def _split_folders(root: Path) -> dict[str, list[str]]:
+    return {key: [f"images/{key}"] for key in SPLITS if (root / "images" / key).is_dir()}
 
 
 def _names(path: Path, content: dict[Any, Any]) -> list[str]:

@@ -196,8 +196,9 @@ def provenance_grid(run: Path, results: RunResults, *, title: str = "") -> Grid:
     rows: list[list[str]] = [["folder", run.name]]
     data = read_json(run / "data.json")
     for name, path in data.get("paths", {}).items():
-        if path is not None:
-            rows.append([name, Path(str(path)).name])
+        for each in path if isinstance(path, list) else [path]:
+            if each is not None:
+                rows.append([name, Path(str(each)).name])
     rows += [[f"{part}: sha256", str(data[part]["sha256"])] for part in ("train", "val") if data.get(part)]
     environment = read_json(run / "environment.json")
     rows += [[key, str(environment[key])] for key in ("python", "platform", "processor") if key in environment]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtail.build.samplers import image_sampler
+from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.reports.recipes import explain_recipe
 from longtail.reports.tables import GROUP_NAMES, columns
@@ -38,7 +38,7 @@ def make_plan(recipe: Recipe, table: AnnotationTable) -> dict[str, Any]:
 
 def stage_plan(stage: StageSpec, table: AnnotationTable, statistics: ClassStatistics, *, seed: int) -> dict[str, Any]:
     """Length of a stage, and the images per class in one pass of its sampler against one plain pass."""
-    sampler = image_sampler(stage.sampler, table, seed=seed)
+    sampler = stage_sampler(stage, table, seed=seed)
     drawn = [sampler.epoch(epoch) for epoch in range(EPOCHS)]
     before = statistics.image_counts.astype(np.float64)
     after = images_per_class(np.concatenate(drawn), table) / EPOCHS

@@ -6,6 +6,7 @@ from longtail.sampling.iou_balanced import IoUBalancedNegatives
 from longtail.sampling.random_regions import RandomRegions
 from longtail.sampling.regions import RegionSampler
 from longtail.sampling.repeat_factor import RepeatFactors, RepeatFactorSampler, repeat_factors
+from longtail.sampling.sources import SourceSampler
 
 __all__ = [
     "ClassAwareSampler",
@@ -15,6 +16,7 @@ __all__ = [
     "RegionSampler",
     "RepeatFactorSampler",
     "RepeatFactors",
+    "SourceSampler",
     "UniformSampler",
     "repeat_factors",
 ]

@@ -107,6 +107,9 @@ class StageSpec(Part):
         None, description="A checkpoint, weights file or run; none = the previous stage, or the backbone's weights."
     )
     sampler: SamplerSpec = Uniform()
+    source_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="How often each annotation source is drawn from, e.g. [3, 1]; empty = by its size."
+    )
     region_sampler: RegionSamplerSpec = Random()
     classifier: ClassifierSpec | None = Field(None, description="Replaces the model's classifier in this stage.")
     classification_loss: ClassificationLossSpec = Softmax()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from longtail.data.files import write_json
+from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
@@ -48,10 +49,10 @@ class RunResult:
 def train(
     recipe: Recipe,
     *,
-    train: Path,
-    images: Path,
-    val: Path | None = None,
-    val_images: Path | None = None,
+    train: Paths,
+    images: Paths = None,
+    val: Paths = None,
+    val_images: Paths = None,
     out: Path,
     weights: Path | None = None,
     resume: bool = False,
@@ -64,10 +65,11 @@ def train(
 
     Args:
         recipe: from :func:`longtail.load_recipe`.
-        train: training annotations, COCO or LVIS JSON (``.gz`` allowed).
-        images: folder the file names in ``train`` start from.
+        train: training annotations, one or several sources: COCO or LVIS JSON (``.gz`` allowed), VOC folders, YOLO
+            sets.
+        images: folder the file names in ``train`` start from, one for each source that does not know its own.
         val: validation annotations with the same classes, or None.
-        val_images: folder for ``val``; None = ``images``.
+        val_images: folder for ``val``; None = ``images``, or that of the VOC folder or YOLO set.
         out: the run's folder; must be new or empty unless ``resume``.
         weights: a checkpoint, run or weights file to start from instead of the backbone's own weights; class layers
             of another label set are mapped by class name.
@@ -85,10 +87,9 @@ def train(
         DataError: annotations or pictures that cannot be used.
         LongtailError: training failed.
     """
-    paths = {"train": train, "images": images, "val": val, "val_images": val_images or (images if val else None)}
     return _run(
         recipe,
-        paths={name: None if path is None else str(Path(path).resolve()) for name, path in paths.items()},
+        paths=run_paths(train, images, val, val_images),
         run=RunDirectory(Path(out)),
         weights=weights,
         resuming=resume,
@@ -122,7 +123,7 @@ def resume(run: Path, *, device: str = "auto", progress: Progress | None = None)
 def _run(
     recipe: Recipe,
     *,
-    paths: dict[str, str | None],
+    paths: RunPaths,
     run: RunDirectory,
     weights: Path | None,
     resuming: bool,
@@ -162,6 +163,9 @@ def _run(
     if log is not None:
         log.rewind(cursor.logged)
 
+    if not resuming:
+        for line in [*data.table.notes, *(data.val_table.notes if data.val_table is not None else ())]:
+            say(line)
     category_ids = data.table.category_ids.tolist()
     with StopSignals(speaks=first) as stops:
         for index in range(cursor.stage, len(recipe.stages)):

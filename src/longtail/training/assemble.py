@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from longtail.build.detector import build_detector
 from longtail.build.losses import auxiliary_losses
-from longtail.build.samplers import image_sampler
+from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
 from longtail.data.transforms import train_transform
@@ -38,13 +38,13 @@ class TrainingData:
     """What a run learns from and is measured on.
 
     Attributes:
-        table, images: training annotations and the folder their file names start from.
+        table, images: training annotations and their pictures' folder; None = the folders the table names.
         statistics: of the training annotations.
         val_table, val_images: the same for validation, its labels in the training classes' order; or None.
     """
 
     table: AnnotationTable
-    images: Path
+    images: Path | None
     statistics: ClassStatistics
     val_table: AnnotationTable | None
     val_images: Path | None
@@ -55,7 +55,7 @@ def has_masks(recipe: Recipe) -> bool:
     return recipe.model.type == "mask_rcnn"
 
 
-def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path) -> DetectionDataset:
+def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path | None) -> DetectionDataset:
     """Training pictures with the recipe's augmentation."""
     spec = recipe.images
     transform = train_transform(
@@ -80,6 +80,7 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
     """
     training_dataset(recipe, data.table, data.images)
     for spec in recipe.stages:
+        stage_sampler(spec, data.table, seed=recipe.seed)
         freeze(build_detector(recipe, spec, data.statistics, pretrained=False), spec.trainable)
 
 
@@ -127,7 +128,7 @@ def assemble_stage(
 
     dataset = training_dataset(recipe, data.table, data.images)
     validation = None
-    if data.val_table is not None and data.val_images is not None:
+    if data.val_table is not None:
         validation = training_dataset(
             recipe.model_copy(update={"images": recipe.images.model_copy(update={"flip": 0.0})}),
             data.val_table,
@@ -140,7 +141,7 @@ def assemble_stage(
         schedule=spec.schedule,
         steps=total_steps(spec.schedule, data.table.num_images),
         dataset=dataset,
-        sampler=image_sampler(spec.sampler, data.table, seed=recipe.seed),
+        sampler=stage_sampler(spec, data.table, seed=recipe.seed),
         epoch_images=data.table.num_images,
         validation=validation,
         passes_before=spec.passes_before,

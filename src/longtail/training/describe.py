@@ -6,7 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longtail.data import AnnotationTable, ClassStatistics
+from longtail.data.sources import RunPaths
 from longtail.sampling import ImageSampler, RepeatFactorSampler
 from longtail.schema.stage import Schedule
 from longtail.training.assemble import TrainingData
@@ -21,11 +24,32 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def table_hash(table: AnnotationTable) -> str:
+    """SHA-256 of the annotation file; of a folder or of several sources, that of what was read."""
+    if Path(table.source).is_file() and len(table.sources) < 2:
+        return file_hash(Path(table.source))
+    digest = hashlib.sha256()
+    for column in (table.heights, table.widths, table.image_index, table.label, table.boxes_xywh, table.ignore):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update("\n".join([*table.file_names, *table.category_names]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def images_per_source(table: AnnotationTable) -> list[int]:
+    """How many images every source has."""
+    own = np.zeros(table.num_images, np.int64) if table.source_of_image is None else table.source_of_image
+    return np.bincount(own, minlength=len(table.sources)).tolist() if table.sources else []
+
+
 def describe_table(table: AnnotationTable) -> dict[str, Any]:
-    """Counts and hash of one annotation file."""
+    """Counts, hash and sources of annotations."""
     return {
         "source": table.source,
-        "sha256": file_hash(Path(table.source)),
+        "sha256": table_hash(table),
+        "sources": [
+            {"name": source.name, "image_folder": source.images, "images": int(count)}
+            for source, count in zip(table.sources, images_per_source(table), strict=True)
+        ],
         "images": table.num_images,
         "empty_images": table.num_empty,
         "annotations": len(table.label),
@@ -34,7 +58,7 @@ def describe_table(table: AnnotationTable) -> dict[str, Any]:
     }
 
 
-def describe_run(data: TrainingData, paths: dict[str, str | None]) -> dict[str, Any]:
+def describe_run(data: TrainingData, paths: RunPaths) -> dict[str, Any]:
     """What a run learns from, for ``data.json``: paths, hashes, counts, groups."""
     return {
         "paths": paths,

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
+from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.rcnn import RCNN
@@ -26,7 +27,7 @@ def evaluate_model(
     model: RCNN, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
 ) -> dict[str, EvaluationResult]:
     """Metrics of a detector on the validation data, by IoU type."""
-    assert data.val_table is not None and data.val_images is not None
+    assert data.val_table is not None
     dataset = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
     detections = detect_all(
         model,
@@ -58,8 +59,8 @@ def write_results(folder: Path, results: dict[str, EvaluationResult], *, split: 
 def evaluate(
     run: Path,
     *,
-    data: Path | None = None,
-    images: Path | None = None,
+    data: Paths = None,
+    images: Paths = None,
     protocols: Sequence[str] = ("auto",),
     split: str = "val",
     checkpoint: str = "last",
@@ -70,7 +71,8 @@ def evaluate(
 
     Args:
         run: a run's folder, or a checkpoint folder.
-        data, images: annotations and their image folder; None = the run's own validation data.
+        data, images: annotations of any format and their image folder, as in :func:`longtail.train`; None = the run's
+            own validation data.
         protocols: ``auto``, ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``.
         split: name of the folder the results go to.
         checkpoint: ``last`` or ``best``, when ``run`` is a run.
@@ -92,9 +94,7 @@ def evaluate(
     recipe = identity.recipe
     if data is None:
         data, images = run_validation(home)
-    if images is None:
-        raise UsageError("give the image folder of the annotations (--images)")
-    truth = AnnotationTable.from_coco(data, images=images)
+    truth = read_sources(data, images, prefer="val")
     classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
     target = device_of(device)
@@ -102,7 +102,7 @@ def evaluate(
     uncapped = "fixed" in protocols or "pool" in protocols
     detections = detect_all(
         model,
-        DetectionDataset(truth, images, max_pixels=recipe.images.max_pixels),
+        DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
         device=target,
         batch_size=recipe.evaluation.batch_size,
         workers=recipe.workers,
@@ -203,7 +203,7 @@ def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:
     return found, found.folder
 
 
-def run_validation(home: Path) -> tuple[Path, Path]:
+def run_validation(home: Path) -> tuple[Paths, Paths]:
     """Annotations and image folder of a run's own validation data.
 
     Raises:
@@ -213,4 +213,4 @@ def run_validation(home: Path) -> tuple[Path, Path]:
     paths = json.loads(file.read_text(encoding="utf-8"))["paths"] if file.is_file() else {}
     if not paths.get("val"):
         raise UsageError(f"{home} was trained without validation data; give --data and --images")
-    return Path(paths["val"]), Path(paths["val_images"])
+    return paths["val"], paths["val_images"]

@@ -14,7 +14,8 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from longtail.data import AnnotationTable, match_categories
+from longtail.data import match_categories
+from longtail.data.sources import RunPaths, read_sources
 from longtail.schema import DataError, Recipe, UsageError
 from longtail.training.assemble import TrainingData, device_of
 from longtail.training.progress import Progress
@@ -63,25 +64,19 @@ def start_fabric(recipe: Recipe, device: str) -> Fabric:
     return fabric
 
 
-def read_data(recipe: Recipe, paths: dict[str, str | None]) -> TrainingData:
-    """Reads the annotation files and matches validation classes with training classes by name."""
-    assert paths["train"] is not None and paths["images"] is not None
-    for name in ("images", "val_images"):
-        folder = paths[name]
-        if folder is not None and not Path(folder).is_dir():
-            raise DataError(f"there is no image folder {folder}")
-    table = AnnotationTable.from_coco(paths["train"], images=paths["images"])
+def read_data(recipe: Recipe, paths: RunPaths) -> TrainingData:
+    """Reads the annotations, joins several sources, and matches validation classes with training classes by name."""
+    table = read_sources(paths["train"], paths["images"], prefer="train")
     if not recipe.images.keep_empty:
         table = table.without_empty()
     if not len(table.label):
-        raise DataError(f"{paths['train']} has no annotations to train on")
+        raise DataError(f"{table.source} has no annotations to train on")
     statistics = table.statistics(edges=recipe.groups.edges, count=recipe.groups.count)
     val_table = None
     if paths["val"] is not None:
-        val_table = AnnotationTable.from_coco(paths["val"], images=paths["val_images"])
+        val_table = read_sources(paths["val"], paths["val_images"], prefer="val")
         val_table = val_table.relabelled(match_categories(table, val_table), table)
-    val_images = None if paths["val_images"] is None else Path(paths["val_images"])
-    return TrainingData(table, Path(paths["images"]), statistics, val_table, val_images)
+    return TrainingData(table, None, statistics, val_table, None)
 
 
 def check_batch(recipe: Recipe, world_size: int) -> None:
