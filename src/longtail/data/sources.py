@@ -63,7 +63,7 @@ def pair_folders(paths: Sequence[str], images: Sequence[str]) -> list[str | None
     if len(images) not in (1, sum(coco)):
         if not images:
             lacking = paths[coco.index(True)]
-            raise UsageError(f"{lacking} does not say where its pictures are; give their folder")
+            raise UsageError(f"{lacking} does not say where its pictures are; give their folder (--images DIR)")
         raise UsageError(
             f"{len(paths)} annotation sources and {len(images)} picture folders; give one folder for each source, or "
             "one for each COCO file, in the same order"
