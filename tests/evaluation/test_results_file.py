@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_codec
 
+from longtail.data import AnnotationTable
 from longtail.evaluation import DetectionTable, lvis
 from longtail.schema.errors import DataError, UsageError
 
@@ -148,3 +149,27 @@ def test_files_that_are_no_results_are_refused(load: Any, tmp_path: Path) -> Non
         DetectionTable.from_coco_results(path, truth)
     path.write_text("[]")
     assert len(DetectionTable.from_coco_results(path, truth)) == 0
+
+
+def test_predictions_are_matched_by_file_name(tmp_path: Path) -> None:
+    truth = AnnotationTable.from_image_list(["b.png", "sub/a.png"], categories=(["cat"], [7]))
+    content = {
+        "images": [{"id": 1, "file_name": "sub/a.png"}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": 7, "name": "cat"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5},
+            {"image_id": 2, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.25},
+        ],
+    }
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(content))
+    found = DetectionTable.from_coco_results(path, truth)
+    assert (found.image_index.tolist(), found.score.tolist()) == ([1, 0], [0.5, 0.25])
+    content["images"][0]["file_name"] = "elsewhere.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="1 detections are of images that"):
+        DetectionTable.from_coco_results(path, truth)
+    del content["annotations"][0]["score"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="file of annotations"):
+        DetectionTable.from_coco_results(path, truth)

@@ -125,3 +125,33 @@ def test_run_on_two_sources(
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The last checkpoint's."""
     return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def test_results_are_read_back_with_masks(
+    smoke_set: GeneratedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `eval` and `predict` write gives the same metrics when it is evaluated again, without pictures."""
+    recipe = load_recipe("baseline", [*SHORT, "model=mask_rcnn", "model.masks.channels=[8, 8]"])
+    out = tmp_path / "run"
+    val = {"val": smoke_set.val, "val_images": smoke_set.images}
+    api.train(recipe, train=smoke_set.train, images=smoke_set.images, out=out, device="cpu", **val)
+    own = api.evaluate(out)["auto"]
+    again = api.evaluate(out, detections=out / "eval" / "val" / "results.bbox.json", split="b")["auto"]
+    assert again["bbox"].metrics == own["bbox"].metrics and set(again) == {"bbox"}
+    again = api.evaluate(out, detections=out / "eval" / "val" / "results.segm.json", split="s")["auto"]
+    assert again["segm"].metrics == own["segm"].metrics
+    assert main(["predict", str(out), str(smoke_set.images), "--out", str(tmp_path / "p"), "--score", "0",
+                 "--no-drawings", "--quiet"]) == 0  # fmt: skip
+    file = tmp_path / "p" / "predictions.json"
+    content = json.loads(file.read_text())
+    names = set(AnnotationTable.from_coco(smoke_set.val).file_names)
+    ids = {image["id"] for image in content["images"] if image["file_name"] in names}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in ids]
+    assert all("bbox" in each and "segmentation" in each for each in content["annotations"])
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["eval", str(out), "--detections", str(file), "--json", "--quiet"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["split"] == "predictions"
+    for kind in ("bbox", "segm"):
+        assert told["results"]["auto"][kind]["metrics"] == pytest.approx(own[kind].metrics)

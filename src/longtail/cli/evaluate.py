@@ -16,9 +16,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DATA", help="annotations; default: the run's validation data")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their pictures, if the annotations do not say")
     parser.add_argument(
+        "--detections", type=Path, metavar="FILE", help="evaluate this results file instead of detecting"
+    )
+    parser.add_argument(
         "--protocol", default="auto", metavar="NAME[,NAME]", help=f"of {', '.join(PROTOCOLS)}; default: auto"
     )
-    parser.add_argument("--split", metavar="NAME", help="name of the result; default: val, or the name of --data")
+    parser.add_argument("--split", metavar="NAME", help="name of the result; default: val, or the given file's")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which weights")
     add_device(parser)
     add_quiet(parser)
@@ -42,11 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
     if arguments.data is None and arguments.images is not None:
         raise UsageError("--images are the pictures of other data; say which with --data DATA")
-    split = arguments.split or (file_name(arguments.data) if arguments.data is not None else "val")
+    named = arguments.detections or arguments.data
+    split = arguments.split or ("val" if named is None else file_name(named))
     found = api.evaluate(
         arguments.run,
         data=arguments.data,
         images=arguments.images,
+        detections=arguments.detections,
         protocols=protocols,
         split=split,
         checkpoint=arguments.checkpoint,
@@ -65,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def file_name(path: str) -> str:
+def file_name(path: str | Path) -> str:
     """``test`` of ``some/test.json.gz``; ``VOC2007-test`` of ``some/VOC2007:test``."""
     return Path(path).name.replace(":", "-").removesuffix(".gz").removesuffix(".json")
 

@@ -14,27 +14,31 @@ Paths = Path | str | Sequence[Path | str] | None
 RunPaths = dict[str, str | list[str] | None]
 
 
-def read_sources(paths: Paths, images: Paths = None, *, prefer: str | None = None) -> AnnotationTable:
+def read_sources(
+    paths: Paths, images: Paths = None, *, prefer: str | None = None, pictures: bool = True
+) -> AnnotationTable:
     """Reads and joins annotations, and makes sure that their pictures are there.
 
     Args:
         paths: one or several; see :func:`longtail.data.formats.read_annotations`.
         images: picture folders; see :func:`pair_folders`.
         prefer: the split of VOC and YOLO sets where none is named.
+        pictures: whether pictures are needed at all.
 
     Raises:
         UsageError: folders that cannot be told apart.
         DataError: annotations or pictures that cannot be used.
     """
     sources = as_list(paths)
-    folders = pair_folders(sources, as_list(images))
+    folders = pair_folders(sources, as_list(images)) if pictures else [None for _ in sources]
     for folder in folders:
         if folder is not None and not Path(folder).is_dir():
             raise DataError(f"there is no image folder {folder}")
     table = join_tables(
         [read_annotations(path, images=folder, prefer=prefer) for path, folder in zip(sources, folders, strict=True)]
     )
-    require_own_pictures(table)
+    if pictures:
+        require_own_pictures(table)
     return table
 
 

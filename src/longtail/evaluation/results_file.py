@@ -30,8 +30,9 @@ def read(source: Source, table: AnnotationTable, *, unknown: str = "error") -> d
     has none. Either all entries have a mask or none has.
 
     Args:
-        source: a file, plain or ``.gz``, or its content; entries have ``image_id``, ``category_id``, ``score`` and
-            ``bbox`` (x, y, width, height in pixels) or ``segmentation`` or both.
+        source: a file, plain or ``.gz``, or its content, or the ``predictions.json`` of ``longtail predict``, whose
+            images are matched by file name; entries have ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y,
+            width, height in pixels) or ``segmentation`` or both.
         table: the annotations whose image and category ids the entries use.
         unknown: ``"error"`` refuses ids that the annotations lack; ``"drop"`` leaves those detections out and counts
             them.
@@ -42,8 +43,11 @@ def read(source: Source, table: AnnotationTable, *, unknown: str = "error") -> d
     """
     if unknown not in ("error", "drop"):
         raise UsageError(f"unknown ids can be an 'error' or one can 'drop' them, not {unknown!r}")
-    name, entries = _load(source)
-    image_row = {image_id: row for row, image_id in enumerate(table.image_ids.tolist())}
+    name, entries, file_names = _load(source)
+    image_row: dict[Any, int] = {image_id: row for row, image_id in enumerate(table.image_ids.tolist())}
+    if file_names is not None:
+        row_of_name = {file_name: row for row, file_name in enumerate(table.file_names)}
+        image_row = {image_id: row_of_name.get(file_name, -1) for image_id, file_name in file_names.items()}
     class_row = {category_id: row for row, category_id in enumerate(table.category_ids.tolist())}
     try:
         image = np.array([image_row.get(entry["image_id"], -1) for entry in entries], dtype=np.int64)
@@ -114,9 +118,10 @@ def write(detections: DetectionTable, path: StrPath, table: AnnotationTable, iou
     write_text(Path(path), "[" + ",\n".join(lines) + "]\n")
 
 
-def _load(source: Source) -> tuple[str, Sequence[dict[str, Any]]]:
+def _load(source: Source) -> tuple[str, Sequence[dict[str, Any]], dict[Any, Any] | None]:
+    """Name, entries, and the file names of their image ids where the file says them, as that of `predict` does."""
     if not isinstance(source, (str, os.PathLike)):
-        return "results", source
+        return "results", source, None
     path = Path(source)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -125,9 +130,24 @@ def _load(source: Source) -> tuple[str, Sequence[dict[str, Any]]]:
         raise DataError(f"{path}: no such results file") from error
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); is the file complete?") from error
+    if isinstance(loaded, dict) and _is_prediction(loaded):
+        file_names = {image["id"]: image["file_name"] for image in loaded["images"]}
+        return str(path), loaded["annotations"], file_names
     if not isinstance(loaded, list):
         raise DataError(f"{path}: a results file is a list with one entry per detection, this is a {_kind(loaded)}")
-    return str(path), loaded
+    return str(path), loaded, None
+
+
+def _is_prediction(loaded: dict[str, Any]) -> bool:
+    """Whether this is what `longtail predict` writes: results with scores, beside the images they are of."""
+    images, found = loaded.get("images"), loaded.get("annotations")
+    return (
+        isinstance(images, list)
+        and isinstance(found, list)
+        and bool(images)
+        and all(isinstance(image, dict) and {"id", "file_name"} <= image.keys() for image in images)
+        and all(isinstance(entry, dict) and "score" in entry for entry in found)
+    )
 
 
 def _kind(loaded: object) -> str:

@@ -12,11 +12,12 @@ from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, read_sources
-from longtail.evaluation import EvaluationResult
+from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.rcnn import RCNN
 from longtail.schema import Recipe, UsageError
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
+from longtail.training.checkpoint import Identity
 from longtail.training.detecting import detect_all
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
@@ -61,6 +62,7 @@ def evaluate(
     *,
     data: Paths = None,
     images: Paths = None,
+    detections: Path | None = None,
     protocols: Sequence[str] = ("auto",),
     split: str = "val",
     checkpoint: str = "last",
@@ -73,6 +75,8 @@ def evaluate(
         run: a run's folder, or a checkpoint folder.
         data, images: annotations of any format and their image folder, as in :func:`longtail.train`; None = the run's
             own validation data.
+        detections: a results file to evaluate instead of what the run detects, in the class ids of the run, with masks
+            or without; pictures are then not needed.
         protocols: ``auto``, ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``.
         split: name of the folder the results go to.
         checkpoint: ``last`` or ``best``, when ``run`` is a run.
@@ -90,30 +94,32 @@ def evaluate(
     found, home = find_checkpoint(Path(run), checkpoint)
     if found.remark:
         progress.message(found.remark)
-    model, identity = model_from_checkpoint(found.folder)
+    identity = Identity.read(found.folder)
     recipe = identity.recipe
     if data is None:
         data, images = run_validation(home)
-    truth = read_sources(data, images, prefer="val")
+    truth = read_sources(data, images, prefer="val", pictures=detections is None)
     classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
-    target = device_of(device)
-    model.to(target)
-    uncapped = "fixed" in protocols or "pool" in protocols
-    detections = detect_all(
-        model,
-        DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
-        device=target,
-        batch_size=recipe.evaluation.batch_size,
-        workers=recipe.workers,
-        progress=progress,
-        detections_per_image=10_000 if uncapped else None,
-    )
-    kinds = ["bbox", "segm"] if has_masks(recipe) and truth.masks is not None else ["bbox"]
+    if detections is not None:
+        table = DetectionTable.from_coco_results(detections, truth)
+    else:
+        uncapped = "fixed" in protocols or "pool" in protocols
+        table = detect_all(
+            model_from_checkpoint(found.folder)[0].to(device_of(device)),
+            DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
+            device=device_of(device),
+            batch_size=recipe.evaluation.batch_size,
+            workers=recipe.workers,
+            progress=progress,
+            detections_per_image=10_000 if uncapped else None,
+        )
+    with_masks = has_masks(recipe) if detections is None else table.rles is not None
+    kinds = ["bbox", "segm"] if with_masks and truth.masks is not None else ["bbox"]
     results: dict[str, dict[str, EvaluationResult]] = {}
     cap = recipe.model.inference.detections_per_image
     for protocol in protocols:
-        given = detections if protocol in ("fixed", "pool") else detections.cap_per_image(cap)
+        given = table if protocol in ("fixed", "pool") else table.cap_per_image(cap)
         results[protocol] = {
             kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
             for kind in kinds
@@ -121,7 +127,7 @@ def evaluate(
         name = split if protocol == "auto" else f"{split}-{protocol}"
         write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
     for kind in kinds:
-        given = detections.cap_per_image(cap)
+        given = table.cap_per_image(cap)
         write_json(RunDirectory(home).evaluation(split) / f"results.{kind}.json", given.to_coco_results(truth, kind))
     return results
 
@@ -141,8 +147,8 @@ def predict(
     Args:
         run: a run's folder, or a checkpoint folder.
         images: a picture or a folder of pictures.
-        out: folder for ``predictions.json``: ``images`` (id, file_name, height, width), ``categories`` (original ids
-            and names, ``frequency`` group) and ``annotations`` in COCO's results form.
+        out: folder for ``predictions.json``: ``images`` (id, file_name), ``categories`` (original ids and names,
+            ``frequency`` group) and ``annotations`` in COCO's results form, boxes with masks if the detector has them.
         score_threshold: detections below are left out, in [0, 1].
         checkpoint, device, progress: as in :func:`evaluate`.
 
@@ -168,7 +174,9 @@ def predict(
         progress=progress,
     )
     detections = detections.select(detections.score >= score_threshold)
-    kind = "bbox" if detections.rles is None else "segm"
+    entries = detections.to_coco_results(table, "bbox")
+    if detections.rles is not None:
+        entries = [a | b for a, b in zip(entries, detections.to_coco_results(table, "segm"), strict=True)]
     content = {
         "images": [
             {"id": image_id, "file_name": name}
@@ -180,7 +188,7 @@ def predict(
                 identity.category_ids, identity.statistics.names, identity.statistics.group.tolist(), strict=True
             )
         ],
-        "annotations": detections.to_coco_results(table, kind),
+        "annotations": entries,
     }
     path = Path(out) / "predictions.json"
     write_json(path, content)
