@@ -253,7 +253,10 @@ def test_splits_named_and_preferred(tmp_path: Path) -> None:
     assert read_annotations(tmp_path / "voc").num_images == 2
     assert read_annotations(tmp_path / "voc", prefer="train").num_images == 1
     assert read_annotations(f"{tmp_path / 'voc'}:val", prefer="train").num_images == 2
-    assert read_annotations(tmp_path / "voc", prefer="other").num_images == 2
+    with pytest.raises(UsageError, match="has the splits train, val; name one of them"):
+        read_annotations(tmp_path / "voc", prefer="other")
+    (tmp_path / "voc" / "ImageSets").rename(tmp_path / "lists")
+    assert read_annotations(tmp_path / "voc", prefer="train").num_images == 2
     with pytest.raises(UsageError, match="without splits"):
         read_annotations(path, split="train")
     assert read_annotations(path).sources[0].images is None

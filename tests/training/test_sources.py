@@ -90,9 +90,10 @@ def test_run_on_two_sources(
     words = [*SHORT, "stages.end-to-end.source_weights=[3,1]", "--train", str(first), "--images", str(smoke_set.images),
              "--train", f"{voc}:train", "--quiet"]  # fmt: skip
     assert main(["train", "baseline", *words, "--dry-run"]) == 0
-    assert "60 images" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "60 images" in plan and "75.0% (holds 50.0%)" in plan
     out = tmp_path / "run"
-    assert main(["train", "baseline", *words, "--val", str(voc), "--out", str(out)]) == 0
+    assert main(["train", "baseline", *words, "--val", f"{voc}:train", "--out", str(out)]) == 0
     data = json.loads((out / "data.json").read_text())
     assert data["paths"]["train"] == [str(first), f"{voc}:train"]
     assert [each["images"] for each in data["train"]["sources"]] == [30, 30]
@@ -115,7 +116,9 @@ def test_run_on_two_sources(
     monkeypatch.setattr(loop, "step_losses", dying)
     recipe, cut = load_recipe("baseline", words[: words.index("--train")]), tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        api.train(recipe, train=[first, f"{voc}:train"], images=smoke_set.images, val=voc, out=cut, device="cpu")
+        api.train(
+            recipe, train=[first, f"{voc}:train"], images=smoke_set.images, val=f"{voc}:train", out=cut, device="cpu"
+        )
     monkeypatch.undo()
     api.resume(cut, device="cpu")
     whole, again = weights(out), weights(cut)

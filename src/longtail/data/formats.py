@@ -42,7 +42,8 @@ def read_annotations(
         images: the picture folder; where given, every picture must be in it. None = the format's own, if it has one.
         split: the split of a VOC or YOLO set; None = the one named in ``path``, or ``prefer``, or (VOC) every file, or
             (YOLO) the only one.
-        prefer: the split of sets that have it, where none is named.
+        prefer: the split of sets that have it, where none is named. A VOC folder that has splits, but not this one, is
+            then not read, lest training and validation share pictures.
         masks: whether the instance masks of a VOC folder are read; the other formats hold them with the boxes.
 
     Raises:
@@ -58,8 +59,8 @@ def read_annotations(
             table = AnnotationTable.from_coco(place, images=images)
             return replace(table, sources=(Source(str(place), None if images is None else str(images)),))
         case "voc":
-            if split is None and prefer in splits_of(place):
-                split = prefer
+            if split is None and prefer is not None:
+                split = _preferred(place, prefer)
             table = AnnotationTable.from_voc(place, split=split, images=images, masks=masks)
         case "yolo":
             if split is None and prefer in open_yolo(place).splits:
@@ -147,6 +148,13 @@ def coco_file(path: Path | str, *, images: Path | str | None = None) -> Iterator
         file = Path(folder) / "annotations.json"
         file.write_text(json.dumps(table.to_coco(), ensure_ascii=False, allow_nan=False), encoding="utf-8")
         yield file, Path(images) if images is not None else None if own is None else Path(own)
+
+
+def _preferred(folder: Path, prefer: str) -> str | None:
+    known = splits_of(folder)
+    if known and prefer not in known:
+        raise UsageError(f"{folder} has the splits {', '.join(known)}; name one of them, e.g. {folder}:{known[0]}")
+    return prefer if known else None
 
 
 def _hint(path: Path) -> str:

@@ -50,6 +50,7 @@ def stage_plan(stage: StageSpec, table: AnnotationTable, statistics: ClassStatis
         "images_seen": total_images(stage.schedule, table.num_images),
         "epoch_images": float(np.mean([len(epoch) for epoch in drawn])),
         "sampler": stage.sampler.type,
+        "sources": sampler.describe() if stage.source_weights else None,
         "no_effect": stage.sampler.type != "uniform" and bool(np.allclose(factor, 1.0)),
         "groups": [
             {
@@ -96,6 +97,8 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"stage {stage['name']}: {stage['steps']} steps of {stage['batch_size']} images, {stage['images_seen']} "
             f"images in all; one pass of the {stage['sampler']} sampler is {stage['epoch_images']:.0f} images"
         )
+        if stage["sources"] is not None:
+            parts.append(stage["sources"])
         if stage["no_effect"]:
             parts.append("warning: this sampler changes nothing on these data; `auto` or a larger threshold would")
         parts.append(

@@ -99,6 +99,8 @@ def evaluate(
     if data is None:
         data, images = run_validation(home)
     truth = read_sources(data, images, prefer="val", pictures=detections is None)
+    for note in truth.notes:
+        progress.message(note)
     classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
     if detections is not None:
