@@ -92,6 +92,12 @@ def test_no_class_exceeds_and_nothing_more_fits(
         assert reached[rarest] == profile.targets[rarest]
 
 
+def test_the_rarest_target_is_visited_first(tmp_path: Path) -> None:
+    table = table_of([[0]] * 50 + [[0, 1]] * 2 + [[0]] * 50, tmp_path)
+    rows = subset.choose(table, subset.Profile(np.array([5, 2, 0, 0, 0]), "images"), seed=0)
+    assert {50, 51} <= set(rows.tolist()) and len(rows) == 5
+
+
 def test_seeds_differ(smoke_set: GeneratedSet) -> None:
     table = AnnotationTable.from_coco(smoke_set.train)
     profile = subset.exponential_profile(table, imbalance=20, most=20)

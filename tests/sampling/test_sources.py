@@ -59,6 +59,13 @@ def test_two_epochs_differ() -> None:
     assert not np.array_equal(sampler.epoch(0), sampler.epoch(1))
 
 
+def test_a_small_source_is_shuffled_anew_every_time_round() -> None:
+    rows = mixed([5, 95], [1, 1]).epoch(0)
+    rounds = rows[rows < 5].reshape(-1, 5).tolist()
+    assert len(rounds) == 10 and all(sorted(each) == [0, 1, 2, 3, 4] for each in rounds)
+    assert len(set(map(tuple, rounds))) > 1
+
+
 def test_batches_of_four_at_three_to_one() -> None:
     sampler = mixed([50, 200], [3, 1])
     batches = (sampler.epoch(0).reshape(-1, 2)[:, :1] >= 50).sum()
