@@ -217,3 +217,13 @@ def test_matching_takes_the_best_pair_first() -> None:
     assert match([(0, 0, 8, 10), (0, 0, 10, 10)], boxes) == [(0, 1), (1, 0)]
     assert match([(0, 0, 2, 10)], boxes) == [(0, 1)], "at 0.25 exactly"
     assert match([(0, 0, 1, 10)], boxes) == []
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    write(tmp_path, "a", thing("cat", "1 1 2 2"), filename=f"{'9' * 400}.jpg")
+    assert AnnotationTable.from_voc(tmp_path).file_names == ["a.jpg"]
+    split(tmp_path, "train", "9" * 400)
+    with pytest.raises(DataError, match="cannot be read"):
+        AnnotationTable.from_voc(tmp_path, split="train")
+    with pytest.raises(DataError, match="there is no split"):
+        AnnotationTable.from_voc(tmp_path, split="9" * 400)

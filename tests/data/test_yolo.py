@@ -194,3 +194,10 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").rename(tmp_path / "c.yaml")
     with pytest.raises(DataError, match="several YAML files"):
         AnnotationTable.from_yolo(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["path", "train"])
+def test_names_that_no_file_can_have(tmp_path: Path, key: str) -> None:
+    path = one(tmp_path, "0 0.5 0.5 0.5 0.5", **{key: "9" * 400})
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        AnnotationTable.from_yolo(path)

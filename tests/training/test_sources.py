@@ -121,6 +121,10 @@ def test_run_on_two_sources(
         )
     monkeypatch.undo()
     api.resume(cut, device="cpu")
+    annotation = next((voc / "Annotations").rglob("*.xml"))
+    annotation.write_text(annotation.read_text().replace("<difficult>0<", "<difficult>1<"))
+    with pytest.raises(DataError, match="is not what"):
+        api.resume(cut, device="cpu")
     whole, again = weights(out), weights(cut)
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def read_annotations(
 def split_path(path: Path | str) -> tuple[Path, str | None]:
     """The path and the split of ``VOC2007:trainval``; a path that exists as it is has no split."""
     head, colon, split = str(path).rpartition(":")
-    if colon and split and not Path(path).exists() and Path(head).exists():
+    if colon and split and not os.path.exists(path) and os.path.exists(head):
         return Path(head), split
     return Path(path), None
 
@@ -85,13 +86,13 @@ def recognise(path: Path) -> Format:
     Raises:
         DataError: nothing is there, or nothing of a known format.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "Annotations").is_dir():
             return "voc"
         if any(path.glob("*.yaml")) or any(path.glob("*.yml")) or (path / "labels").is_dir():
             return "yolo"
         raise DataError(f"{path} is no annotation folder; give {KNOWN}{_hint(path)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no annotation file {path}, nor a folder of that name")
     if path.suffix.lower() in (".yaml", ".yml"):
         return "yolo"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,9 @@ def read_stems(root: Path, split: str | None, *, segmented: bool = False) -> lis
             raise DataError(f"there are no .xml files in {root / 'Annotations'}")
         return [path.relative_to(root / "Annotations").with_suffix("").as_posix() for path in found]
     path = root / "ImageSets" / "Main" / f"{split}.txt"
-    if segmented and (root / "ImageSets" / "Segmentation" / f"{split}.txt").is_file():
+    if segmented and os.path.isfile(root / "ImageSets" / "Segmentation" / f"{split}.txt"):
         path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = splits_of(root)
         raise DataError(f"there is no split {path}; {root} has {', '.join(known) or 'none'}")
     stems: dict[str, int] = {}
@@ -181,7 +182,7 @@ def _picture(path: Path, stem: str, annotation: Element, folder: Path) -> Pictur
     candidates = [f"{stem}{suffix}"] if suffix in IMAGE_SUFFIXES else []
     candidates += [f"{stem}{each}" for each in IMAGE_SUFFIXES if each != suffix]
     candidates += [name for name in (given, given.rpartition("/")[2]) if inside(name)]
-    name = next((name for name in candidates if (folder / name).is_file()), candidates[0])
+    name = next((name for name in candidates if os.path.isfile(folder / name)), candidates[0])
     size = annotation.find("size")
     stated = ["" if size is None else (size.findtext(key) or "").strip() for key in ("height", "width")]
     if all(text.isascii() and text.isdigit() and 0 < int(text) < MOST_PIXELS for text in stated):

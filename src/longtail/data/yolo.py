@@ -58,9 +58,12 @@ def read_yolo(path: Path | str, *, split: str | None = "train", images: Path | s
     Raises:
         DataError: everything that makes the set unusable, with file, line and remedy.
     """
-    given = open_yolo(path)
-    split = the_split(given, split)
-    nominal = _pictures(given, split, moved=images is not None)
+    try:
+        given = open_yolo(path)
+        split = the_split(given, split)
+        nominal = _pictures(given, split, moved=images is not None)
+    except OSError as error:  # names that are too long, folders without permission
+        raise DataError(f"{path}: {error}; correct the path") from None
     folder = _folder(given, nominal)
     actual = folder if images is None else Path(images)
     reader = RowReader(len(given.names), given.keypoints)
@@ -79,7 +82,7 @@ def read_yolo(path: Path | str, *, split: str | None = "train", images: Path | s
         labels = label_file(file, given.root)
         if owners.setdefault(labels, file) != file:
             problems.add(f"{labels} belongs to both {owners[labels]} and {file}; rename one of them")
-        elif labels.is_file():
+        elif os.path.isfile(labels):
             objects += reader.read(labels, len(pictures), height, width, problems)
         else:
             without += 1

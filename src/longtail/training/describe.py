@@ -29,9 +29,22 @@ def table_hash(table: AnnotationTable) -> str:
     if Path(table.source).is_file() and len(table.sources) < 2:
         return file_hash(Path(table.source))
     digest = hashlib.sha256()
-    for column in (table.heights, table.widths, table.image_index, table.label, table.boxes_xywh, table.ignore):
+    columns = [
+        table.heights,
+        table.widths,
+        table.image_index,
+        table.label,
+        table.boxes_xywh,
+        table.iscrowd,
+        table.ignore,
+    ]
+    columns += [table.area] if table.masks is None else [table.area, table.masks.points, table.masks.codes]
+    for column in columns:
         digest.update(np.ascontiguousarray(column).tobytes())
-    digest.update("\n".join([*table.file_names, *table.category_names]).encode("utf-8", "surrogatepass"))
+    ids = [*table.image_ids.tolist(), *table.category_ids.tolist()]
+    digest.update(
+        "\n".join([*table.file_names, *table.category_names, *map(str, ids)]).encode("utf-8", "surrogatepass")
+    )
     return digest.hexdigest()
 
 
