@@ -40,8 +40,8 @@ class SourceSampler(ImageSampler):
     than one. In any stretch of n images two sources thus have ``n * share`` rounded up or down; with more sources, a
     source is off by less than two.
 
-    Every epoch starts afresh, so it depends on (seed, epoch) alone. The ratio is that of whole batches: where a batch is
-    shared between processes, a single process's images may be of one source alone.
+    Every epoch starts afresh, so it depends on (seed, epoch) alone. The ratio is that of whole batches: where a batch
+    is shared between processes, a single process's images may be of one source alone.
 
     Args:
         sources: at least one; together they hold every image once.
