@@ -37,7 +37,7 @@ def read_sources(
     table = join_tables(
         [read_annotations(path, images=folder, prefer=prefer) for path, folder in zip(sources, folders, strict=True)]
     )
-    if pictures:
+    if pictures and None in folders:  # the others have been looked at
         require_own_pictures(table)
     return table
 

@@ -227,5 +227,5 @@ def _notes(root: Path, instances: InstanceMasks | None) -> list[str]:
     if instances is not None:
         return instances.notes()
     if (root / "SegmentationObject").is_dir():
-        return [f"{root}: the masks in SegmentationObject are not read; ask for them (masks=True, --masks) if needed"]
+        return [f"{root}: the masks in SegmentationObject are not read; `longtail convert --masks` or masks=True do"]
     return []
