@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
             against_images=against_images,
         )
         report = replace(report, path=arguments.data)
-        fixed = None if arguments.fix is None or not report.counts else fix(data, arguments.fix, masks=masks)
+        fixed = None
+        if arguments.fix is not None and report.counts:
+            fixed = replace(fix(data, arguments.fix, masks=masks), path=arguments.data)
     if arguments.json:
         print_json({**report.to_dict(), "ok": report.ok(arguments.strict), "fix": fixed and fixed.to_dict()})
     else:

@@ -113,7 +113,7 @@ def require_own_pictures(table: AnnotationTable) -> None:
     Raises:
         DataError: pictures are missing, or a source has no folder; all sources are named.
     """
-    problems = Problems("the annotations")
+    problems = Problems(table.source)
     for number, source in enumerate(table.sources):
         if source.images is None:
             problems.add(f"{source.name} does not say where its pictures are; give their folder (--images DIR)")
