@@ -100,15 +100,17 @@ def files(run: Path) -> dict[str, bytes]:
 
 
 def signal_in_training(child: subprocess.Popen[str], progress: Path, number: int) -> None:
-    """Sends the signal to the whole process group, loader workers included, once some steps are done."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    """Sends the signal to the whole process group, loader workers included, once this process has done some steps."""
+    deadline, first = time.monotonic() + 60, None
+    while time.monotonic() < deadline and child.poll() is None:
         try:
             state = json.loads(progress.read_text())
         except (OSError, ValueError):
             state = {}
-        if state.get("done", 0) > 0:
-            break
+        if str(state.get("title")).startswith("train"):
+            first = state["done"] if first is None else first
+            if state["done"] > first:
+                break
         time.sleep(0.02)
     os.killpg(child.pid, number)
 
