@@ -255,7 +255,7 @@ def test_fix_writes_over_nothing(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="exists"):
             fix(path, out)
     path.write_text("{")
-    with pytest.raises(DataError, match="json-syntax"):
+    with pytest.raises(DataError, match="cannot be mended"):
         fix(path, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longtail.data.check_entries import Content, Findings, examine_entries
+from longtail.data.check_entries import Places, examine_entries
 from longtail.data.check_masks import examine_masks
-from longtail.data.check_pictures import MAX_PIXELS, examine_pictures, picture_path, same_content
-from longtail.data.rules import RULE_OF, RULES, Severity
-
-IDS = 20
-"""A finding lists so many ids."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """All cases of one rule.
-
-    Attributes:
-        code, severity, remedy: of the rule.
-        count: number of cases.
-        ids: the first ids (of images, annotations or categories, as the rule has it), at most 20.
-        message: one sentence with examples.
-    """
-
-    code: str
-    severity: Severity
-    count: int
-    ids: list[Any]
-    message: str
-    remedy: str
+from longtail.data.check_pictures import MAX_PIXELS, Pictures, examine_pictures, picture_path, same_content
+from longtail.data.entries import Content, read_content
+from longtail.data.findings import Findings
+from longtail.data.index import drop_if_stale
+from longtail.data.report import Finding, listed
+from longtail.data.rules import Severity
 
 
 @dataclass(frozen=True)
@@ -106,87 +85,65 @@ def check(
     """
     path, findings = Path(path), Findings()
     examined = ["entries"]
-    raw = load(path, findings)
-    if raw is None:
-        return _report(path, {}, examined, findings)
-    content = examine_entries(raw, findings)
+    content, digest = read_content(path, findings, masks=masks)
+    if content is None:
+        return report_of(path, {}, examined, findings)
+    places = examine_entries(content, findings)
     if masks:
-        examine_masks(content, findings)
+        examine_masks(content, places, findings)
         examined.append("masks")
     if images is not None:
-        examine_pictures(content, Path(images), findings, deep=deep, max_pixels=max_pixels)
+        folders = [Path(images).resolve()] * len(content.images)
+        pictures = Pictures(content.image_ids, places.names, places.sizes, folders)
+        examine_pictures(pictures, findings, deep=deep, max_pixels=max_pixels)
         examined.append("every pixel" if deep else "headers of pictures")
     if against is not None:
-        _compare(content, Path(against), _root(images), _root(against_images or images), findings)
+        _compare(content, places, Path(against), _root(images), _root(against_images or images), findings)
         examined.append(f"against {against}")
-    counts = {name: len(getattr(content, name)) for name in ("images", "annotations", "categories")}
-    return _report(path, counts, examined, findings)
+    if deep and drop_if_stale(path, digest):
+        findings.add("index-stale", -1, str(path))
+    return report_of(path, counts_of(content), examined, findings)
 
 
-def load(path: Path, findings: Findings) -> dict[str, Any] | None:
-    """The file's object; None, and a finding, if it cannot be read. Numbers that are not finite are found, too."""
-    if not path.is_file():
-        findings.add("file-missing", -1, str(path))
-        return None
-    tokens: list[str] = []
-
-    def constant(token: str) -> float:
-        tokens.append(token)
-        return float(token.replace("Infinity", "inf"))
-
-    text = ""
-    try:
-        raw = path.read_bytes()
-        if raw[:4] in (b"PK\x03\x04", b"PK\x05\x06") or raw[:6] in (b"7z\xbc\xaf\x27\x1c", b"\xfd7zXZ\x00"):
-            findings.add("file-archive", -1, str(path))
-            return None
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig" if raw[:3] == b"\xef\xbb\xbf" else json.detect_encoding(raw))
-        content = json.loads(text, parse_constant=constant)
-    except json.JSONDecodeError as error:
-        place = len(text[: error.pos].encode("utf-8", "surrogatepass"))
-        findings.add("json-syntax", -1, str(path), f"at byte {place} of {len(raw)}: {error.msg}")
-        return None
-    except RecursionError:
-        findings.add("json-syntax", -1, str(path), "lists inside lists without end")
-        return None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        findings.add("file-unreadable", -1, str(path), str(error))
-        return None
-    for token in tokens:
-        findings.add("json-nan", -1, token)
-    return content if isinstance(content, dict) else {}
+def counts_of(content: Content) -> dict[str, int]:
+    """Images, annotations and categories."""
+    return {
+        "images": len(content.images),
+        "annotations": len(content.annotation_ids),
+        "categories": len(content.categories),
+    }
 
 
-def _compare(content: Content, path: Path, root: Path | None, other_root: Path | None, findings: Findings) -> None:
+def _compare(
+    content: Content, places: Places, path: Path, root: Path | None, other_root: Path | None, findings: Findings
+) -> None:
     problems = Findings()
-    raw = load(path, problems)
-    other = examine_entries(raw or {}, problems)
-    unusable = [code for code in problems if code.startswith(("file-m", "file-a", "file-u", "json-s", "key-"))]
-    if unusable:
-        findings.add("against-unreadable", -1, str(path), f"{path}: {', '.join(unusable)}")
+    other, _ = read_content(path, problems, masks=False)
+    if other is None or other.missing:
+        codes = [*problems, *("key-missing" for _ in (other.missing[:1] if other else []))]
+        findings.add("against-unreadable", -1, str(path), f"{path}: {', '.join(codes)}")
         return
+    others = examine_entries(other, problems)
     shared: dict[int, str] = {}
     if root == other_root:
-        names = set(other.names) - {None}
-        shared = {row: repr(name) for row, name in enumerate(content.names) if name in names}
+        names = set(others.names) - {None}
+        shared = {row: repr(name) for row, name in enumerate(places.names) if name in names}
     if root is not None and other_root is not None:
-        own = {row: picture_path(root, name) for row, name in enumerate(content.names)}
-        theirs = [picture_path(other_root, name) for name in other.names]
+        own = {row: picture_path(root, name) for row, name in enumerate(places.names)}
+        theirs = [picture_path(other_root, name) for name in others.names]
         same = same_content([p for p in own.values() if p is not None], [p for p in theirs if p is not None])
         for row, place in own.items():
             if place in same:
-                shared.setdefault(row, f"{content.names[row]!r} = {same[place]}")
+                shared.setdefault(row, f"{places.names[row]!r} = {same[place]}")
     findings.add_rows("split-leakage", sorted(shared), content.image_ids, lambda row: shared[row])
-    known = _used(content)
-    for row, name in _used(other).items():
+    known = _used(content, places)
+    for row, name in _used(other, others).items():
         if name not in known.values():
             findings.add("category-only-against", row, other.categories[row].get("id"), repr(name))
 
 
-def _used(content: Content) -> dict[int, str]:
-    rows = np.unique(content.label[content.label >= 0]).tolist()
+def _used(content: Content, places: Places) -> dict[int, str]:
+    rows = np.unique(places.label[places.label >= 0]).tolist()
     return {row: str(content.categories[row].get("name", content.categories[row].get("id"))) for row in rows}
 
 
@@ -194,18 +151,9 @@ def _root(folder: Path | str | None) -> Path | None:
     return None if folder is None else Path(folder).resolve()
 
 
-def _report(path: Path, counts: dict[str, int], examined: list[str], findings: Findings) -> CheckReport:
-    listed = []
-    for rule in RULES:
-        found = findings.get(rule.code)
-        if found is None:
-            continue
-        examples = "; ".join(found.details) or ", ".join(repr(value) for value in found.ids[:10])
-        more = ", ..." if len(found.ids) > (len(found.details) or 10) else ""
-        count = len(found.ids)
-        message = f"{count} {RULE_OF[rule.code].what}: {examples}{more}"
-        listed.append(Finding(rule.code, rule.severity, count, found.ids[:IDS], message, rule.remedy))
-    return CheckReport(str(path), counts, examined, listed)
+def report_of(path: Path, counts: dict[str, int], examined: list[str], findings: Findings) -> CheckReport:
+    """The findings in the order of the rules."""
+    return CheckReport(str(path), counts, examined, listed(findings))
 
 
 def _plain(value: Any) -> Any:

@@ -1,162 +1,92 @@
-"""Defects in the entries of an annotation file, and what collects all findings."""
+"""Rules on the entries of an annotation file that need more than one value: ids, names, classes, places of boxes."""
 
 from __future__ import annotations
 
-import posixpath
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from longtail.data.entries import KEYS, Content
+from longtail.data.findings import Findings, escapes, file_name, valid_id
 
 OUTSIDE_PIXELS = 1.0
 """Boxes may stick out of their picture by so many pixels: rounding."""
 
 
 @dataclass
-class Found:
-    """Cases of one rule: rows in the list they are from, their ids, and details of some of them."""
-
-    rows: list[int] = field(default_factory=list)
-    ids: list[Any] = field(default_factory=list)
-    details: list[str] = field(default_factory=list)
-
-
-class Findings(dict[str, Found]):
-    """Cases by the code of their rule."""
-
-    def add(self, code: str, row: int, id: Any, detail: str = "") -> None:
-        """One case."""
-        found = self.setdefault(code, Found())
-        found.rows.append(row)
-        found.ids.append(id)
-        if detail and len(found.details) < 3:
-            found.details.append(detail)
-
-    def add_rows(
-        self, code: str, rows: Iterable[int], ids: Sequence[Any], detail: Callable[[int], str] = lambda row: ""
-    ) -> None:
-        """Cases in some rows of a list with the given ids."""
-        for row in rows:
-            known = self.get(code)
-            self.add(code, row, ids[row], detail(row) if known is None or len(known.details) < 3 else "")
-
-
-@dataclass
-class Content:
-    """Entries of a file (those that are no objects left out), and where annotations point.
+class Places:
+    """Where annotations point, and which of their boxes can be used.
 
     Attributes:
         image_row, label: (A,) row of the image and of the category of every annotation, -1 = unknown.
         sizes: (I, 2) height and width, 0 = unknown.
-        boxes: (A, 4) as in the file, NaN where unusable.
-        sound: (A,) whether the box is finite and has an area.
         names: (I,) file names, None where there is none.
-        rows: rows of the annotations in the file's own list.
+        sound: (A,) whether the box is finite, has an area and is not wholly outside its picture.
     """
 
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    rows: list[int]
     image_row: NDArray[np.int64]
     label: NDArray[np.int64]
     sizes: NDArray[np.float64]
-    boxes: NDArray[np.float64]
-    sound: NDArray[np.bool_]
     names: list[str | None]
+    sound: NDArray[np.bool_]
 
-    @property
-    def annotation_ids(self) -> list[Any]:
-        """As in the file; without one, the place in it."""
-        return [entry.get("id", row + 1) for entry, row in zip(self.annotations, self.rows, strict=True)]
-
-    @property
-    def image_ids(self) -> list[Any]:
-        """As in the file."""
-        return [entry.get("id") for entry in self.images]
+    def sizes_of_annotations(self) -> NDArray[np.float64]:
+        """(A, 2) height and width of the picture of every annotation, 0 = unknown."""
+        sizes = np.concatenate((self.sizes, np.zeros((1, 2))))  # the last one is that of unknown pictures
+        return sizes[self.image_row]
 
 
-def examine_entries(raw: dict[str, Any], findings: Findings) -> Content:
+def examine_entries(content: Content, findings: Findings) -> Places:
     """Everything that can be said from the file alone, masks apart."""
-    lists: dict[str, list[Any]] = {}
-    objects: dict[str, list[dict[str, Any]]] = {}
-    for key in ("images", "annotations", "categories"):
-        given = raw.get(key)
-        if not isinstance(given, list):
+    for key, count in zip(
+        KEYS, (len(content.images), len(content.annotation_ids), len(content.categories)), strict=True
+    ):
+        if key in content.missing:
             findings.add("key-missing", -1, key)
-        elif not given:
+        elif not count:
             findings.add(f"{key}-none", -1, key)
-        lists[key] = given if isinstance(given, list) else []
-        objects[key] = [entry for entry in lists[key] if isinstance(entry, dict)]
-        for row, entry in enumerate(lists[key]):
-            if not isinstance(entry, dict):
-                findings.add("entry-invalid", row, f"{key}[{row}]", repr(entry)[:60])
-    images, annotations, categories = objects["images"], objects["annotations"], objects["categories"]
-    content = Content(
-        images=images,
-        annotations=annotations,
-        categories=categories,
-        rows=[row for row, entry in enumerate(lists["annotations"]) if isinstance(entry, dict)],
-        image_row=_point(annotations, "image_id", images),
-        label=_point(annotations, "category_id", categories),
-        sizes=_sizes(images, findings),
-        boxes=np.full((len(annotations), 4), np.nan),
-        sound=np.zeros(len(annotations), dtype=np.bool_),
-        names=[file_name(image) for image in images],
+    places = Places(
+        image_row=_point(content.image_values, content.image_ids),
+        label=_point(content.category_values, [entry.get("id") for entry in content.categories]),
+        sizes=_sizes(content, findings),
+        names=[file_name(image) for image in content.images],
+        sound=np.zeros(len(content.annotation_ids), dtype=np.bool_),
     )
     _ids("image", content.image_ids, findings)
-    _ids("category", [entry.get("id") for entry in categories], findings)
+    _ids("category", [entry.get("id") for entry in content.categories], findings)
     _ids("annotation", content.annotation_ids, findings)
-    _names(content, findings)
-    _categories(content, findings)
+    _names(content, places, findings)
+    _categories(content, places, findings)
     _lvis_lists(content, findings)
     ids = content.annotation_ids
-    for key, column in (("image", content.image_row), ("category", content.label)):
-        findings.add_rows(
-            f"{key}-id-unknown",
-            np.flatnonzero(column < 0).tolist(),
-            ids,
-            lambda row, key=key: f"{ids[row]!r}: {annotations[row].get(f'{key}_id')!r}",  # type: ignore[misc]
-        )
-    _boxes(content, findings)
-    return content
+    for key, column, values in (
+        ("image", places.image_row, content.image_values),
+        ("category", places.label, content.category_values),
+    ):
+        for row in np.flatnonzero(column < 0).tolist():
+            findings.add(f"{key}-id-unknown", row, ids[row], f"{ids[row]!r}: {key}_id {values[row]!r}"[:80])
+    _boxes(content, places, findings)
+    return places
 
 
-def valid_id(value: Any) -> bool:
-    """A whole number of 64 bits, or text."""
-    return type(value) is str or (type(value) is int and -(2**63) <= value < 2**63)
-
-
-def is_number(value: Any) -> bool:
-    """A number that is not a truth value and fits a float."""
-    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
-
-
-def file_name(image: dict[str, Any]) -> str | None:
-    """As the loader finds it: ``file_name``, or the last two parts of ``coco_url``."""
-    name = image.get("file_name")
-    if name is None and isinstance(image.get("coco_url"), str):
-        name = "/".join(image["coco_url"].split("/")[-2:])
-    return name if isinstance(name, str) and name else None
-
-
-def escapes(name: str) -> bool:
-    """Whether a file name, taken literally, leads out of its folder."""
-    return name.startswith("/") or posixpath.normpath(name).split("/")[0] == ".."
-
-
-def _point(annotations: list[dict[str, Any]], key: str, entries: list[dict[str, Any]]) -> NDArray[np.int64]:
-    rows = {entry["id"]: row for row, entry in enumerate(entries) if valid_id(entry.get("id"))}
-    values = (entry.get(key) for entry in annotations)
-    found = [rows.get(value, -1) if not isinstance(value, list | dict) else -1 for value in values]
-    return np.array(found, dtype=np.int64)
+def _point(values: list[Any], ids: list[Any]) -> NDArray[np.int64]:
+    rows = {identity: row for row, identity in enumerate(ids) if valid_id(identity)}
+    if set(map(type, values)) <= {int, str}:
+        return np.array([rows.get(value, -1) for value in values], dtype=np.int64)
+    known = (rows.get(value, -1) if isinstance(value, int | str | float) else -1 for value in values)
+    return np.array(list(known), dtype=np.int64)
 
 
 def _ids(kind: str, ids: list[Any], findings: Findings) -> None:
+    if (
+        set(map(type, ids)) <= {int}
+        and len(set(ids)) == len(ids)
+        and all(map(valid_id, (min(ids or [0]), max(ids or [0]))))
+    ):
+        return
     seen: set[Any] = set()
     for row, value in enumerate(ids):
         if not valid_id(value):
@@ -167,9 +97,9 @@ def _ids(kind: str, ids: list[Any], findings: Findings) -> None:
             seen.add(value)
 
 
-def _sizes(images: list[dict[str, Any]], findings: Findings) -> NDArray[np.float64]:
-    sizes = np.zeros((len(images), 2))
-    for row, image in enumerate(images):
+def _sizes(content: Content, findings: Findings) -> NDArray[np.float64]:
+    sizes = np.zeros((len(content.images), 2))
+    for row, image in enumerate(content.images):
         given = [image.get("height", 0), image.get("width", 0)]
         if any(type(value) is not int or not 0 <= value < 2**31 for value in given):
             findings.add("image-size-invalid", row, image.get("id"), f"{image.get('id')!r}: {given}"[:80])
@@ -180,14 +110,14 @@ def _sizes(images: list[dict[str, Any]], findings: Findings) -> NDArray[np.float
     return sizes
 
 
-def _names(content: Content, findings: Findings) -> None:
+def _names(content: Content, places: Places, findings: Findings) -> None:
     ids = content.image_ids
     exact: set[str] = set()
     composed: dict[str, str] = {}
     folded: dict[str, str] = {}
-    for row, name in enumerate(content.names):
+    for row, name in enumerate(places.names):
         if name is None:
-            findings.add("file-name-missing", row, ids[row])
+            findings.add("file-name-missing", row, ids[row], f"{ids[row]!r}")
             continue
         if escapes(name):
             findings.add("file-name-escapes", row, ids[row], repr(name))
@@ -202,7 +132,7 @@ def _names(content: Content, findings: Findings) -> None:
             findings.add("file-name-case", row, ids[row], f"{folded[form.casefold()]!r} and {name!r}")
 
 
-def _categories(content: Content, findings: Findings) -> None:
+def _categories(content: Content, places: Places, findings: Findings) -> None:
     seen: set[str] = set()
     for row, category in enumerate(content.categories):
         if category.get("name") is None:
@@ -211,17 +141,16 @@ def _categories(content: Content, findings: Findings) -> None:
         if name in seen:
             findings.add("category-name-duplicate", row, category.get("id"), repr(name))
         seen.add(name)
-    aside = np.array([bool(e.get("iscrowd")) or bool(e.get("ignore")) for e in content.annotations], dtype=np.bool_)
-    known = content.label >= 0
+    known = places.label >= 0
     classes = len(content.categories)
-    every = np.bincount(content.label[known], minlength=classes)
-    single = np.bincount(content.label[known & ~aside], minlength=classes)
+    every = np.bincount(places.label[known], minlength=classes)
+    single = np.bincount(places.label[known & ~(content.iscrowd | content.ignore)], minlength=classes)
     ids = [category.get("id") for category in content.categories]
 
     def name_of(row: int) -> str:
         return repr(content.categories[row].get("name", ids[row]))
 
-    if content.annotations:
+    if content.annotation_ids:
         findings.add_rows("category-unused", np.flatnonzero(every == 0).tolist(), ids, name_of)
     findings.add_rows("category-crowd-only", np.flatnonzero((every > 0) & (single == 0)).tolist(), ids, name_of)
 
@@ -232,63 +161,34 @@ def _lvis_lists(content: Content, findings: Findings) -> None:
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             given = image.get(key, [])
             if not isinstance(given, list) or not all(valid_id(value) and value in known for value in given):
-                findings.add("image-lists-invalid", row, image.get("id"), key)
+                findings.add("image-lists-invalid", row, image.get("id"), f"{image.get('id')!r}: {key}")
                 break
 
 
-def _boxes(content: Content, findings: Findings) -> None:
-    annotations, ids, boxes = content.annotations, content.annotation_ids, content.boxes
-    shaped: list[int] = []
-    for row, entry in enumerate(annotations):
-        box = entry.get("bbox")
-        if isinstance(box, list) and len(box) == 4:
-            shaped.append(row)
-        elif box is None:
-            findings.add("bbox-missing", row, ids[row])
-        else:
-            code = "bbox-length" if isinstance(box, list) else "bbox-type"
-            findings.add(code, row, ids[row], f"{ids[row]!r}: {box!r}"[:80])
-    numbers = list(chain.from_iterable(annotations[row]["bbox"] for row in shaped))
-    if not set(map(type, numbers)) <= {float} and not all(map(is_number, numbers)):
-        wrong = {row for row in shaped if not all(map(is_number, annotations[row]["bbox"]))}
-        findings.add_rows("bbox-type", sorted(wrong), ids, lambda row: f"{ids[row]!r}: {annotations[row]['bbox']}"[:80])
-        shaped = [row for row in shaped if row not in wrong]
-        numbers = list(chain.from_iterable(annotations[row]["bbox"] for row in shaped))
-    boxes[shaped] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
+def _boxes(content: Content, places: Places, findings: Findings) -> None:
+    ids, boxes = content.annotation_ids, content.boxes
 
     def add(code: str, wrong: NDArray[Any]) -> None:
         findings.add_rows(code, np.flatnonzero(wrong).tolist(), ids, lambda row: f"{ids[row]!r}: {boxes[row].tolist()}")
 
     finite = np.isfinite(boxes).all(axis=1)
-    usable = np.zeros(len(boxes), dtype=np.bool_)
-    usable[shaped] = True
-    add("bbox-nan", usable & ~finite)
+    add("bbox-nan", content.shaped & ~finite)
     with np.errstate(invalid="ignore", over="ignore"):
         negative: NDArray[np.bool_] = np.asarray((boxes[:, 2:] < 0).any(axis=1))
         zero = (boxes[:, 2:] == 0).any(axis=1) & ~negative
         add("bbox-negative", finite & negative)
         add("bbox-zero", finite & zero)
         sound = finite & ~negative & ~zero
-        content.sound[:] = sound
-        sizes = content.sizes[content.image_row] if len(content.sizes) else np.zeros((len(boxes), 2))
-        measured = sound & (content.image_row >= 0) & (sizes > 0).all(axis=1)
+        sizes = places.sizes_of_annotations()
+        measured = sound & (places.image_row >= 0) & (sizes > 0).all(axis=1)
         far = boxes[:, :2] + boxes[:, 2:]
         outside = measured & ((boxes[:, :2] >= sizes[:, ::-1]) | (far <= 0)).any(axis=1)
         beyond = ((boxes[:, :2] < -OUTSIDE_PIXELS) | (far > sizes[:, ::-1] + OUTSIDE_PIXELS)).any(axis=1)
     add("bbox-outside", outside)
     add("bbox-partly-outside", measured & ~outside & beyond)
-    content.sound &= ~outside
-    rows = np.flatnonzero(sound & (content.image_row >= 0) & (content.label >= 0))
-    keys = np.column_stack((content.image_row[rows], content.label[rows], boxes[rows]))
+    places.sound[:] = sound & ~outside
+    rows = np.flatnonzero(sound & (places.image_row >= 0) & (places.label >= 0))
+    keys = np.column_stack((places.image_row[rows], places.label[rows], boxes[rows]))
     order = np.lexsort((rows, *keys.T))
     again = (np.diff(keys[order], axis=0) == 0).all(axis=1)
     findings.add_rows("bbox-duplicate", np.sort(rows[order[1:][again]]).tolist(), ids)
-    _areas(content, findings)
-
-
-def _areas(content: Content, findings: Findings) -> None:
-    ids = content.annotation_ids
-    for row, entry in enumerate(content.annotations):
-        area = entry.get("area")
-        if area is not None and not (is_number(area) and 0 <= area < float("inf")):
-            findings.add("area-invalid", row, ids[row], f"{ids[row]!r}: {area!r}"[:80])

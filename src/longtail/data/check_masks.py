@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import math
-from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longtail.data.check_entries import Content, Findings, is_number
+from longtail.data.findings import Findings, is_number
+from longtail.data.masks import RLE, MaskColumn
 
-CHUNK = 20_000
+if TYPE_CHECKING:
+    from longtail.data.check_entries import Places
+    from longtail.data.entries import Content
 
 
-def examine_masks(content: Content, findings: Findings) -> NDArray[np.float64]:
-    """Finds broken segmentations, and masks that disagree with their boxes.
+def examine_masks(content: Content, places: Places, findings: Findings) -> NDArray[np.float64]:
+    """Finds masks that do not fit their picture, and masks that disagree with their boxes.
 
     Returns:
         (A, 4) left, top, width, height of every sound mask inside its picture, NaN where there is none.
     """
-    annotations, ids = content.annotations, content.annotation_ids
-    bounds = np.full((len(annotations), 4), np.nan)
-    if not any(entry.get("segmentation") for entry in annotations):
+    ids, bounds = content.annotation_ids, content.bounds.copy()
+    if content.masks is None:
         return bounds
-    polygons: list[tuple[int, list[Any]]] = []
-    codes: list[tuple[int, dict[str, Any]]] = []
-    for row, entry in enumerate(annotations):
-        given = entry.get("segmentation")
-        code = defect(given)
-        if code:
-            findings.add(code, row, ids[row], f"{ids[row]!r}: {given!r}"[:80])
-        elif isinstance(given, dict):
-            height, width = _size(content, row)
-            if height and given["size"] != [height, width]:
-                size = f"{given['size']}, the picture [{height}, {width}]"
-                findings.add("mask-size", row, ids[row], f"{ids[row]!r}: {size} (height, width)")
-            else:
-                codes.append((row, given))
-        elif isinstance(given, list):
-            polygons += [(row, polygon) for polygon in given]
-    for first in range(0, len(polygons), CHUNK):
-        _polygon_bounds(polygons[first : first + CHUNK], bounds)
-    _code_bounds(codes, bounds)
+    rows = misfits(content.masks, places)
+    for row in rows.tolist():
+        height, width = places.sizes[places.image_row[row]].astype(int).tolist()
+        own = content.masks.code_size[row].tolist()
+        findings.add("mask-size", row, ids[row], f"{ids[row]!r}: {own}, the picture {[height, width]} (height, width)")
+    bounds[rows] = np.nan
     with np.errstate(invalid="ignore", over="ignore"):
-        _inside(content, bounds)
+        _inside(places, bounds)
         overlap = iou(bounds, content.boxes)
-        wrong = content.sound & np.isfinite(bounds).all(axis=1) & ~(overlap >= 0.5)
+        wrong = places.sound & np.isfinite(bounds).all(axis=1) & ~(overlap >= 0.5)
     findings.add_rows(
         "mask-box",
         np.flatnonzero(wrong).tolist(),
@@ -54,6 +42,13 @@ def examine_masks(content: Content, findings: Findings) -> NDArray[np.float64]:
         lambda row: f"{ids[row]!r}: bbox {content.boxes[row].tolist()}, mask {bounds[row].round(1).tolist()}",
     )
     return bounds
+
+
+def misfits(masks: MaskColumn, places: Places) -> NDArray[np.int64]:
+    """Rows of run-length encodings of another size than their picture."""
+    sizes = places.sizes_of_annotations()
+    known = (masks.kind == RLE) & (sizes > 0).all(axis=1)
+    return np.flatnonzero(known & (masks.code_size != sizes).any(axis=1)).astype(np.int64)
 
 
 def defect(given: Any) -> str:
@@ -135,44 +130,10 @@ def iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.f
     return found
 
 
-def _size(content: Content, row: int) -> tuple[int, int]:
-    image = content.image_row[row]
-    return (0, 0) if image < 0 else (int(content.sizes[image, 0]), int(content.sizes[image, 1]))
-
-
-def _polygon_bounds(polygons: list[tuple[int, list[Any]]], bounds: NDArray[np.float64]) -> None:
-    rows = np.array([row for row, _ in polygons], dtype=np.int64)
-    points = np.array(list(chain.from_iterable(p for _, p in polygons)), dtype=np.float64).reshape(-1, 2)
-    lengths = np.array([len(polygon) // 2 for _, polygon in polygons])
-    first = np.cumsum(lengths) - lengths
-    low, high = np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
-    before = bounds[rows]
-    np.fmin.at(bounds[:, :2], rows, low)
-    # a chunk may go on with the polygons of the annotation the last one ended with
-    far = np.full_like(bounds[:, :2], np.nan)
-    far[rows] = before[:, :2] + before[:, 2:]
-    np.fmax.at(far, rows, high)
-    # where the left edge moved, the earlier right edge is still `far`
-    bounds[rows, 2:] = far[rows] - bounds[rows, :2]
-
-
-def _code_bounds(codes: list[tuple[int, dict[str, Any]]], bounds: NDArray[np.float64]) -> None:
-    if not codes:
-        return
-    from pycocotools import mask as codec
-
-    ready = [
-        codec.frPyObjects(given, *given["size"]) if isinstance(given["counts"], list) else given for _, given in codes
-    ]
-    bounds[[row for row, _ in codes]] = codec.toBbox(ready)
-
-
-def _inside(content: Content, bounds: NDArray[np.float64]) -> None:
+def _inside(places: Places, bounds: NDArray[np.float64]) -> None:
     """Clips bounds to their pictures where these have a size."""
-    if not len(content.sizes):
-        return
-    sizes = content.sizes[content.image_row][:, ::-1]
-    known = (content.image_row >= 0) & (sizes > 0).all(axis=1)
+    sizes = places.sizes_of_annotations()[:, ::-1]
+    known = (sizes > 0).all(axis=1)
     near = np.clip(bounds[known, :2], 0, sizes[known])
     far = np.clip(bounds[known, :2] + bounds[known, 2:], 0, sizes[known])
     bounds[known] = np.concatenate((near, far - near), axis=1)

@@ -8,51 +8,71 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from longtail.data.check_entries import Content, Findings, escapes
+from longtail.data.findings import Findings, escapes
 
 MAX_PIXELS = 178_000_000
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
-def examine_pictures(content: Content, folder: Path, findings: Findings, *, deep: bool, max_pixels: int) -> None:
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of annotations.
+
+    Attributes:
+        ids: (I,) of the images.
+        names: (I,) file names, None where there is none.
+        sizes: (I, 2) height and width, 0 = unknown.
+        folders: (I,) what each name starts from, resolved.
+    """
+
+    ids: Sequence[Any]
+    names: Sequence[str | None]
+    sizes: NDArray[Any]
+    folders: Sequence[Path]
+
+
+def examine_pictures(pictures: Pictures, findings: Findings, *, deep: bool, max_pixels: int) -> None:
     """Every picture: there, readable, upright of the annotated size, not huge.
 
     Args:
-        folder: what file names start from.
+        pictures: what is looked at.
+        findings: gets what is wrong.
         deep: decode every pixel; otherwise headers (and the check sums of PNG).
         max_pixels: larger ones are found, and never decoded.
     """
-    root = folder.resolve()
     rows: list[int] = []
     paths: list[Path] = []
-    for row, name in enumerate(content.names):
-        path = picture_path(root, name)
+    for row, (folder, name) in enumerate(zip(pictures.folders, pictures.names, strict=True)):
+        path = picture_path(folder, name)
         if path is not None:
             rows.append(row)
             paths.append(path)
         elif name is not None and not escapes(name):  # otherwise it has been found already
-            findings.add("file-name-escapes", row, content.images[row].get("id"), repr(name))
+            findings.add("file-name-escapes", row, pictures.ids[row], repr(name))
     spelling = spellings()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             results = pool.map(partial(examine_picture, deep=deep, max_pixels=max_pixels), paths)
             for row, path, (code, size, detail) in zip(rows, paths, results, strict=True):
-                given = content.sizes[row].astype(int).tolist()
+                given = pictures.sizes[row].astype(int).tolist()
                 if code == "picture-missing" and spelling(path):
-                    code, detail = "picture-spelling", f"{content.names[row]!r}, there is {spelling(path)!r}"
-                elif code == "" and given[0] and np.any(given != np.array(size)):
+                    code, detail = "picture-spelling", f"{pictures.names[row]!r}, there is {spelling(path)!r}"
+                elif code == "" and 0 not in given and np.any(given != np.array(size)):
                     code = "picture-size"
-                    detail = f"{content.names[row]!r} is {size[0]} x {size[1]} (height x width), given as "
+                    detail = f"{pictures.names[row]!r} is {size[0]} x {size[1]} (height x width), given as "
                     detail += f"{given[0]} x {given[1]}"
                 if code:
-                    findings.add(code, row, content.images[row].get("id"), detail)
+                    findings.add(code, row, pictures.ids[row], detail)
 
 
 def examine_picture(path: Path, *, deep: bool, max_pixels: int) -> tuple[str, tuple[int, int], str]:

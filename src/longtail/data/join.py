@@ -78,6 +78,7 @@ def join_tables(tables: Sequence[AnnotationTable], *, aliases: Mapping[str, str]
         sources=sources,
         source_of_image=source_of_image,
         notes=(*(note for table in tables for note in table.notes), *notes),
+        findings=tuple(finding for table in tables for finding in table.findings),
     )
 
 
@@ -89,15 +90,7 @@ def join_masks(columns: Sequence[MaskColumn | None], lengths: Sequence[int]) -> 
         MaskColumn.from_json([None] * length) if column is None else column
         for column, length in zip(columns, lengths, strict=True)
     ]
-    return MaskColumn(
-        kind=np.concatenate([column.kind for column in given]),
-        polygon_start=_chain([column.polygon_start for column in given]),
-        point_start=_chain([column.point_start for column in given]),
-        points=np.concatenate([column.points for column in given]),
-        code_start=_chain([column.code_start for column in given]),
-        codes=np.concatenate([column.codes for column in given]),
-        code_size=np.concatenate([column.code_size for column in given]),
-    )
+    return MaskColumn.joined(given)
 
 
 def in_one_folder(table: AnnotationTable) -> AnnotationTable:

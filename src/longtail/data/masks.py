@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -141,6 +141,23 @@ class MaskColumn:
             code_size=self.code_size[rows],
         )
 
+    @classmethod
+    def joined(cls, columns: Sequence[MaskColumn]) -> MaskColumn:
+        """One column after the other."""
+        return cls(
+            kind=np.concatenate([column.kind for column in columns]),
+            polygon_start=_chain([column.polygon_start for column in columns]),
+            point_start=_chain([column.point_start for column in columns]),
+            points=np.concatenate([column.points for column in columns]),
+            code_start=_chain([column.code_start for column in columns]),
+            codes=np.concatenate([column.codes for column in columns]),
+            code_size=np.concatenate([column.code_size for column in columns]),
+        )
+
+    def with_kind(self, kind: NDArray[np.uint8]) -> MaskColumn:
+        """The same column with other kinds; a row whose kind becomes 0 has no segmentation any more."""
+        return replace(self, kind=kind)
+
     def _code(self, row: int) -> bytes:
         return self.codes[self.code_start[row] : self.code_start[row + 1]].tobytes()
 
@@ -201,6 +218,11 @@ def run_totals(codes: NDArray[np.uint8], start: NDArray[np.int64]) -> NDArray[np
 
 def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(([0], np.cumsum(np.asarray(lengths, dtype=np.int64)))).astype(np.int64)
+
+
+def _chain(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Offsets of one column after the other."""
+    return _starts(np.concatenate([np.diff(start) for start in starts]))
 
 
 def _ranges(start: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

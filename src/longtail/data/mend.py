@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtail.data.check import load
-from longtail.data.check_entries import Content, Findings, examine_entries
+from longtail.data.check_entries import Places, examine_entries
 from longtail.data.check_masks import defect, examine_masks, polygon_defect
+from longtail.data.entries import KEYS, Content, content_of
+from longtail.data.findings import Findings
 from longtail.data.rules import RULE_OF, RULES
 from longtail.schema.errors import DataError, UsageError
 
@@ -68,11 +70,7 @@ def fix(path: Path | str, out: Path | str, *, masks: bool = True) -> FixReport:
     path, out = Path(path), Path(out)
     if out.exists() or out.resolve() == path.resolve():
         raise UsageError(f"{out} exists; --fix writes a new file, name another one")
-    problems = Findings()
-    raw = load(path, problems)
-    lists = ("images", "annotations", "categories")
-    if raw is None or not all(isinstance(raw.get(key), list) for key in lists):
-        raise DataError(f"{path} cannot be mended: {', '.join(problems) or f'it lacks {lists}'}; see `longtail check`")
+    raw = _load(path)
     raw = {**raw, "annotations": list(raw["annotations"])}
     before = len(raw["annotations"])
     done: Counter[tuple[str, str]] = Counter()
@@ -86,18 +84,37 @@ def fix(path: Path | str, out: Path | str, *, masks: bool = True) -> FixReport:
     return FixReport(str(path), str(out), dict(done), kept, before - kept, left)
 
 
+def _load(path: Path) -> dict[str, Any]:
+    """The whole object of a file, everything beside the three lists included.
+
+    Raises:
+        DataError: it cannot be read, or lacks a list.
+    """
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        raw = json.loads(data.decode("utf-8-sig" if data[:3] == b"\xef\xbb\xbf" else json.detect_encoding(data)))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be mended: {error}; see `longtail check`") from None
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in KEYS):
+        raise DataError(f"{path} cannot be mended: it lacks one of the lists {', '.join(KEYS)}; see `longtail check`")
+    return raw
+
+
 def _one_pass(raw: dict[str, Any], done: Counter[tuple[str, str]], masks: bool) -> Findings:
     """Mends every finding once; an annotation that is dropped is counted under its first defect."""
     findings = Findings()
-    content = examine_entries(raw, findings)
-    bounds = examine_masks(content, findings) if masks else np.full((len(content.annotations), 4), np.nan)
+    content = content_of(raw, findings, masks=masks)
+    places = examine_entries(content, findings)
+    bounds = examine_masks(content, places, findings)
+    annotations = [entry for entry in raw["annotations"] if isinstance(entry, dict)]
     gone: set[int] = set()
     changed: dict[int, dict[str, Any]] = {}
     for rule in RULES:
         for row in findings[rule.code].rows if rule.mend and rule.code in findings else []:
             if row in gone:
                 continue
-            entry = changed.get(row) or dict(content.annotations[row])
+            entry = changed.get(row) or dict(annotations[row])
             how = rule.mend
             if how == "drop part":
                 entry["segmentation"] = _sound_part(entry["segmentation"])
@@ -106,7 +123,7 @@ def _one_pass(raw: dict[str, Any], done: Counter[tuple[str, str]], masks: bool) 
             elif how == "box from mask":
                 entry["bbox"] = bounds[row].tolist()
             elif how == "clip":
-                entry["bbox"] = _clipped(content, row)
+                entry["bbox"] = _clipped(content, places, row)
             elif how == "area from box":
                 entry.pop("area")  # readers take the box's
             elif how == "new id":
@@ -116,13 +133,13 @@ def _one_pass(raw: dict[str, Any], done: Counter[tuple[str, str]], masks: bool) 
                 gone.add(row)
             else:
                 changed[row] = entry
-    entries = [changed.get(row, entry) for row, entry in enumerate(content.annotations) if row not in gone]
+    entries = [changed.get(row, entry) for row, entry in enumerate(annotations) if row not in gone]
     number = max((entry["id"] for entry in entries if type(entry.get("id")) is int), default=0)
     for entry in entries:
         if "id" in entry and entry["id"] is None:
             number += 1
             entry["id"] = number
-    strangers = len(raw["annotations"]) - len(content.annotations)
+    strangers = len(raw["annotations"]) - len(annotations)
     if strangers:
         done["drop", "entry-invalid"] += strangers
     raw["annotations"] = entries
@@ -136,8 +153,8 @@ def _sound_part(given: Any) -> Any:
     return [polygon for polygon in given if not polygon_defect(polygon)] or None
 
 
-def _clipped(content: Content, row: int) -> list[float]:
-    height, width = content.sizes[content.image_row[row]]
+def _clipped(content: Content, places: Places, row: int) -> list[float]:
+    height, width = places.sizes[places.image_row[row]]
     box: NDArray[np.float64] = content.boxes[row]
     near = np.clip(box[:2], 0, (width, height))
     far = np.clip(box[:2] + box[2:], 0, (width, height))

@@ -19,6 +19,8 @@ class Rule:
         what: follows the number of cases, e.g. "boxes with a negative width or height".
         remedy: what to do about it.
         mend: how ``--fix`` mends it; empty = it cannot.
+        readable: whether a file with this error can be read all the same, for what does not need the broken part. Any
+            error keeps training from starting.
     """
 
     code: str
@@ -26,6 +28,7 @@ class Rule:
     what: str
     remedy: str
     mend: Mend = ""
+    readable: bool = False
 
 
 RULES: tuple[Rule, ...] = (
@@ -36,10 +39,12 @@ RULES: tuple[Rule, ...] = (
     Rule("json-syntax", "error", "file that is not valid JSON", "copy it again, it may be cut off"),
     Rule("json-nan", "error", "NaN or Infinity in place of numbers", "JSON has no such numbers; replace them"),
     Rule("key-missing", "error", "of images, annotations and categories missing", "write all three lists"),
+    Rule("key-repeated", "error", "lists that the file has twice", "keep one of them"),
     Rule("entry-invalid", "error", "entries that are not JSON objects", "write every entry as an object"),
-    Rule("images-none", "error", "file without images", "list the pictures under images"),
-    Rule("annotations-none", "error", "file without annotations", "add some; nothing can be learned or measured"),
-    Rule("categories-none", "error", "file without categories", "list the classes under categories"),
+    Rule("images-none", "error", "file without images", "list the pictures under images", readable=True),
+    Rule("annotations-none", "error", "file without annotations", "add some; nothing can be learned or measured",
+         readable=True),
+    Rule("categories-none", "error", "file without categories", "list the classes under categories", readable=True),
     # images
     Rule("image-id-invalid", "error", "images whose id is neither a number nor text", "give every image an id"),
     Rule("image-id-duplicate", "error", "images whose id another image has", "give every image its own id"),
@@ -64,7 +69,8 @@ RULES: tuple[Rule, ...] = (
     # categories
     Rule("category-id-invalid", "error", "categories whose id is neither a number nor text", "give every class an id"),
     Rule("category-id-duplicate", "error", "categories whose id another category has", "give every class its own id"),
-    Rule("category-name-duplicate", "error", "categories whose name another category has", "rename or merge them"),
+    Rule("category-name-duplicate", "error", "categories whose name another category has", "rename or merge them",
+         readable=True),
     Rule("category-name-missing", "warning", "categories without a name", "name them; the id stands in for the name"),
     Rule("category-unused", "warning", "categories without any annotation",
          "nothing to do; they are left out of means and weights"),
@@ -92,22 +98,25 @@ RULES: tuple[Rule, ...] = (
     Rule("bbox-duplicate", "warning", "annotations with image, class and box of another one", "remove them", "drop"),
     Rule("area-invalid", "error", "annotations whose area is not a number from 0", "correct it, or leave it out",
          "area from box"),
+    Rule("flag-invalid", "error", "annotations whose iscrowd or ignore is neither 0 nor 1", "write 0 or 1, or neither"),
     # masks
     Rule("mask-missing", "error", "annotations without a segmentation in a file that has some",
-         "add them, or train boxes alone (model=faster_rcnn)", "drop"),
+         "add them, or train boxes alone (model=faster_rcnn)", "drop", readable=True),
     Rule("mask-type", "error", "segmentations that are neither polygons nor run lengths", "correct or remove them",
-         "drop part"),
+         "drop part", readable=True),
     Rule("mask-points", "error", "segmentations with a polygon of fewer than three points", "remove the polygon",
-         "drop part"),
+         "drop part", readable=True),
     Rule("mask-odd", "error", "segmentations with a polygon of an odd number of coordinates", "write x, y, x, y, ...",
-         "drop part"),
+         "drop part", readable=True),
     Rule("mask-rle", "error", "run-length encodings that are broken or do not fill their size", "encode them again",
-         "drop part"),
-    Rule("mask-empty", "error", "masks without a pixel", "correct or remove them", "drop part"),
+         "drop part", readable=True),
+    Rule("mask-empty", "error", "masks without a pixel", "correct or remove them", "drop part", readable=True),
     Rule("mask-size", "error", "run-length encodings of another size than the picture", "encode them at its size",
-         "drop part"),
+         "drop part", readable=True),
     Rule("mask-box", "warning", "masks whose bounds and bbox overlap by less than half (IoU < 0.5)",
          "find out which of the two is right", "box from mask"),
+    Rule("index-stale", "warning", "stored index of an earlier content with the same size and time of change",
+         "nothing to do; it has been removed"),
     # two files
     Rule("against-unreadable", "error", "other file that cannot be used", "check that file by itself"),
     Rule("split-leakage", "warning", "images that both files hold (same file or same content)",

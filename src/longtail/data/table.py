@@ -20,6 +20,8 @@ from longtail.schema.errors import DataError
 if TYPE_CHECKING:
     from typing import Self
 
+    from longtail.data.report import Finding
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -80,6 +82,8 @@ class AnnotationTable:
         sources: what was read, with its pictures' folder; more than one in a joined table, none if nobody said.
         source_of_image: (I,) which of ``sources`` an image is from; None = all from the first.
         notes: what the reader has to say: things it left out, filled in or renamed.
+        findings: what the rules say about the file; see :mod:`longtail.data.rules`.
+        sha256: of the file's bytes; empty where the table is not one file's.
     """
 
     source: str
@@ -103,6 +107,8 @@ class AnnotationTable:
     sources: tuple[Source, ...] = ()
     source_of_image: NDArray[np.int32] | None = None
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    sha256: str = ""
 
     @property
     def num_images(self) -> int:
@@ -212,7 +218,9 @@ class AnnotationTable:
         """
         from longtail.data.coco import read_coco, require_pictures
 
-        table = cls(**read_coco(Path(path)))
+        columns = read_coco(Path(path))
+        notes = (columns.note,) if columns.note else ()
+        table = cls(**columns.arrays, notes=notes, findings=columns.findings, sha256=columns.sha256)
         if images is not None:
             require_pictures(table, Path(images))
         return table
