@@ -42,18 +42,27 @@ def gather_rows(tensor: Tensor, *, sync: bool = True) -> Tensor:
         nothing to gather.
     """
     tensor = tensor.detach()
-    ranks = _ranks()
-    if not sync or ranks == 1:
+    if not sync or _ranks() == 1:
         return tensor
-    local = tensor.to(_transport(tensor)).contiguous()
-    length = torch.tensor([local.shape[0]], device=local.device)
-    lengths = [torch.empty_like(length) for _ in range(ranks)]
-    dist.all_gather(lengths, length)
-    counts: list[int] = torch.cat(lengths).tolist()
-    padded = local.new_zeros((max(counts), *local.shape[1:]))
-    padded[: local.shape[0]] = local
-    parts = [torch.empty_like(padded) for _ in range(ranks)]
+    padded, counts = _padded(tensor)
+    parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def gather_on_first(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of the ranks, on the first rank; no rows on the others. As :func:`gather_rows`,
+    for what only one rank needs and several could not hold."""
+    tensor = tensor.detach()
+    if _ranks() == 1:
+        return tensor
+    padded, counts = _padded(tensor)
+    if max(counts) == 0:
+        return tensor
+    parts = [torch.empty_like(padded) for _ in counts] if dist.get_rank() == 0 else None
+    dist.gather(padded, parts, dst=0)
+    if parts is None:
+        return tensor[:0]
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
 
 
@@ -82,6 +91,18 @@ def shared_normalisers(counts: Sequence[Tensor | float], *, device: torch.device
 def at_least_one(count: Tensor | float) -> Tensor | float:
     """A divisor for a sum that may be empty."""
     return count.clamp(min=1) if isinstance(count, Tensor) else float(max(count, 1))
+
+
+def _padded(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """The rows where the process group can move them, as many as the longest rank has, and the rows of every rank."""
+    local = tensor.to(_transport(tensor)).contiguous()
+    length = torch.tensor([local.shape[0]], device=local.device)
+    lengths = [torch.empty_like(length) for _ in range(_ranks())]
+    dist.all_gather(lengths, length)
+    counts: list[int] = torch.cat(lengths).tolist()
+    padded = local.new_zeros((max(counts), *local.shape[1:]))
+    padded[: local.shape[0]] = local
+    return padded, counts
 
 
 def _ranks() -> int:
