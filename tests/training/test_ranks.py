@@ -112,6 +112,7 @@ def train(folder: Path, name: str, what: Recipe, **options: Any) -> None:
         train=data / "train.json",
         images=data / "images",
         val=folder / "seven.json",
+        val_images=data / "images",
         out=folder / name,
         **options,
     )

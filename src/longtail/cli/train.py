@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"seed={arguments.seed}")
     recipe = load_recipe(arguments.recipe, overrides)
     if arguments.dry_run:
-        return print_plan(recipe, arguments)
+        return print_plan(recipe, arguments) if is_first() else 0
     if arguments.out is None:
         raise UsageError("say with --out DIR where the run shall live")
     if arguments.val_images is not None and arguments.val is None:
