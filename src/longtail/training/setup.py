@@ -57,10 +57,19 @@ def start_fabric(recipe: Recipe, device: str) -> Fabric:
 
 
 def join_processes(device: str, *, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
-    """This process's device; with the other processes, when started by ``torchrun``."""
+    """This process's device; with the other processes, when started by ``torchrun``.
+
+    Raises:
+        UsageError: there are more processes than GPUs.
+    """
     kind = device_of(device).type
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if kind == "cuda" and local > torch.cuda.device_count():
+        raise UsageError(
+            f"{local} processes on this machine, but {torch.cuda.device_count()} GPU"
+            f"{'s' * (torch.cuda.device_count() != 1)}; start one process per GPU, or say --device cpu"
+        )
     # buffers are not broadcast: banks differ between ranks, and everything else is kept equal explicitly
     strategy: Any = DDPStrategy(broadcast_buffers=False) if world > 1 else "auto"
     fabric = Fabric(
