@@ -194,10 +194,10 @@ def test_counts_of_two_batches_add_up(case):
     for weight in (None, torch.tensor([1.0, 0.0, 0.5, 2.0] * 3)):
         for cut in (0, 1, 5):
             parts = [
-                loss.count(labels[rows], None if weight is None else weight[rows])
+                loss.normaliser_count(labels[rows], None if weight is None else weight[rows])
                 for rows in (slice(cut), slice(cut, None))
             ]
-            assert float(parts[0]) + float(parts[1]) == float(loss.count(labels, weight))
+            assert float(parts[0]) + float(parts[1]) == float(loss.normaliser_count(labels, weight))
 
 
 @every_loss

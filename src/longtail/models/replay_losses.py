@@ -54,7 +54,10 @@ def region_normalisers(
     counts = [
         _joint_count(loss, labels, list(replayed.values())),
         box.count,
-        *(loss.count(separate[p].labels, separate[p].weight) if p in separate else 0.0 for p in range(parts)),
+        *(
+            loss.normaliser_count(separate[p].labels, separate[p].weight) if p in separate else 0.0
+            for p in range(parts)
+        ),
         *(separate_box[p].count if p in separate_box else 0.0 for p in range(parts)),
     ]
     shared = shared_normalisers(counts, device=labels.device)
@@ -64,10 +67,10 @@ def region_normalisers(
 def _joint_count(loss: ClassificationLoss, labels: Tensor, replayed: Sequence[ReplayRows]) -> Tensor | float:
     """Rows in the mean over this step's rows and the replayed ones that join them."""
     if not replayed:
-        return loss.count(labels, None)
+        return loss.normaliser_count(labels, None)
     joining = [rows for rows in replayed if rows.joins_normaliser]
     weights = torch.cat([_without_replaced(labels, replayed), *(rows.weight.float() for rows in joining)])
-    return loss.count(torch.cat([labels, *(rows.labels for rows in joining)]), weights)
+    return loss.normaliser_count(torch.cat([labels, *(rows.labels for rows in joining)]), weights)
 
 
 def classification_losses(
