@@ -187,6 +187,20 @@ def test_rows_are_weighed(case):
 
 
 @every_loss
+def test_counts_of_two_batches_add_up(case):
+    """So that they can be summed over processes."""
+    loss = build(case)
+    _, labels = logits_and_labels(loss, 12)
+    for weight in (None, torch.tensor([1.0, 0.0, 0.5, 2.0] * 3)):
+        for cut in (0, 1, 5):
+            parts = [
+                loss.normaliser_count(labels[rows], None if weight is None else weight[rows])
+                for rows in (slice(cut), slice(cut, None))
+            ]
+            assert float(parts[0]) + float(parts[1]) == float(loss.normaliser_count(labels, weight))
+
+
+@every_loss
 def test_forward_is_the_normalised_sum_of_per_sample(case):
     loss = build(case)
     logits, labels = logits_and_labels(loss, 11)

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from contract_parts import LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
 
-from longtail.losses.state import gather_rows, sum_over_ranks
+from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
+from longtail.training.averages import mean_losses
 
 
 def test_two_ranks(tmp_path):
@@ -57,7 +58,20 @@ def sums_and_gathers(rank):
             parts = [(torch.arange(n * 2).reshape(n, 2) % 3).to(dtype) for n in lengths]
             assert torch.equal(gather_rows(parts[rank]), torch.cat(parts))
             assert torch.equal(gather_rows(parts[rank], sync=False), parts[rank])
+            assert torch.equal(gather_on_first(parts[rank]), parts[0][:0] if rank else torch.cat(parts))
     assert gather_rows(torch.full((rank + 1,), rank)).tolist() == [0, 1, 1]
+
+
+def divisors_and_means(rank):
+    counts = [(3, 4), (0, torch.tensor(5)), (0, 0), (torch.tensor(1), torch.tensor(1))]
+    found = shared_normalisers([both[rank] for both in counts], device=torch.device("cpu"))
+    assert [float(value) for value in found] == [3.5, 2.5, 0.5, 1.0]
+
+    own = [{"a": torch.tensor(2.0), "b": torch.tensor(4.0)}, {"c": torch.tensor(8.0), "a": torch.tensor(6.0)}]
+    assert list(mean_losses(own[rank], 2).items()) == [("a", 2.0), ("b", 1.0), ("c", 2.0)]
+    assert mean_losses({}, 1) == {}
+    broken = mean_losses({"a": torch.tensor(float("nan") if rank else 1.0)}, 1)
+    assert broken["a"] != broken["a"], "what is broken in one process is seen by all"
 
 
 def losses(rank):
@@ -85,6 +99,7 @@ if __name__ == "__main__":
     this_rank = int(sys.argv[1])
     dist.init_process_group("gloo", init_method=Path(sys.argv[2]).as_uri(), rank=this_rank, world_size=2)
     sums_and_gathers(this_rank)
+    divisors_and_means(this_rank)
     losses(this_rank)
     replays(this_rank)
     dist.barrier()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Subset
 
 from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset, Draw, draw_seed
@@ -75,6 +76,21 @@ def test_evaluation_sees_every_picture_once_over_all_processes(smoke_set: Genera
         for _, targets in evaluation_loader(dataset, batch_size=5, workers=0, rank=rank, world_size=3):
             seen += [target["image_index"] for target in targets]
     assert sorted(seen) == list(range(40))
+
+
+@pytest.mark.parametrize(("pictures", "world"), [(40, 3), (7, 2), (1, 2)])
+def test_evaluation_batches_are_those_of_one_process(pictures: int, world: int, smoke_set: GeneratedSet) -> None:
+    """So that a picture is padded and computed alike with any number of processes."""
+    dataset = Subset(DetectionDataset(AnnotationTable.from_coco(smoke_set.val), smoke_set.images), range(pictures))
+
+    def batches(rank: int, world_size: int) -> list[list[int]]:
+        loader = evaluation_loader(dataset, batch_size=4, workers=0, rank=rank, world_size=world_size)
+        return [[target["image_index"] for target in targets] for _, targets in loader]
+
+    whole = batches(0, 1)
+    assert [batch for rank in range(world) for batch in batches(rank, world)] == [
+        batch for rank in range(world) for batch in whole[rank::world]
+    ]
 
 
 def test_mistakes() -> None:

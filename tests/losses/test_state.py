@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longtail.losses.state import gather_rows, sum_over_ranks
+from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
 
 
 @pytest.mark.parametrize("share", [sum_over_ranks, gather_rows])
@@ -23,3 +23,11 @@ def test_no_gradient_flows(share):
 
 def test_no_rows():
     assert gather_rows(torch.empty(0, 4)).shape == (0, 4)
+    assert gather_on_first(torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_counts_of_one_process_stay_what_they_are_but_at_least_one():
+    own = torch.tensor(7)
+    found = shared_normalisers([0, 3, torch.tensor(0), own], device=own.device)
+    assert [float(value) for value in found] == [1, 3, 1, 7]
+    assert found[3].dtype == torch.int64

@@ -19,12 +19,14 @@ class Command:
         summary: one line for the overview.
         configure: adds the arguments; imports nothing heavy.
         run: does the work and returns the exit code.
+        shares_work: whether several processes started by ``torchrun`` can do it together.
     """
 
     name: str
     summary: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    shares_work: bool = False
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from longtail.cli.command import Command, add_device, add_json, add_quiet, print_json
+from longtail.cli.ranks import is_first
 
 PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins")
 
@@ -56,8 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         split=split,
         checkpoint=arguments.checkpoint,
         device=arguments.device,
-        progress=make_progress(quiet=arguments.quiet),
+        progress=make_progress(quiet=arguments.quiet or not is_first()),
     )
+    if not is_first():
+        return 0
     contents = {name: {kind: result.to_dict() for kind, result in kinds.items()} for name, kinds in found.items()}
     if (arguments.run / "recipe.yaml").is_file():  # a checkpoint folder alone has no report
         write_run_report(arguments.run)
@@ -75,4 +78,4 @@ def file_name(path: str | Path) -> str:
     return Path(path).name.replace(":", "-").removesuffix(".gz").removesuffix(".json")
 
 
-COMMAND = Command("eval", "Evaluate a run, by one or more protocols.", configure, run)
+COMMAND = Command("eval", "Evaluate a run, by one or more protocols.", configure, run, shares_work=True)

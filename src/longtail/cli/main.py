@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from traceback import print_exception
 from types import FrameType
 
 from longtail import __version__
 from longtail.cli import check, config, convert, demo, doctor, evaluate, predict, recipes, shapes, study, subset, train
-from longtail.cli.command import Command, Parser, did_you_mean, note
+from longtail.cli.command import Command, Parser, did_you_mean
+from longtail.cli.ranks import leave, several, tell
 
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.configure(parser)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     arguments = parser.parse(words[place + 1 :])
-    return guarded(command, arguments, traceback=general.traceback or arguments.traceback)
+    return leave(guarded(command, arguments, traceback=general.traceback or arguments.traceback))
 
 
 def overview_parser() -> Parser:
@@ -74,9 +76,10 @@ def guarded(command: Command, arguments: argparse.Namespace, *, traceback: bool)
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, terminated) if in_main_thread else None
     try:
+        refuse_several(command)
         return command.run(arguments)
     except KeyboardInterrupt:
-        note("longtail: interrupted")
+        tell("interrupted")
         return 130
     except BrokenPipeError:  # the reader of standard output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,21 +87,40 @@ def guarded(command: Command, arguments: argparse.Namespace, *, traceback: bool)
     except Exception as error:
         from longtail.schema.errors import LongtailError
 
+        if traceback and several():
+            print_exception(error)
+            return 1
         if traceback:
             raise
         if isinstance(error, LongtailError):
-            note(f"longtail: {one_line(str(error))}")
+            tell(one_line(str(error)))
             return error.exit_code
-        note(f"longtail: unexpected {type(error).__name__}: {one_line(str(error))}; --traceback shows where")
+        tell(f"unexpected {type(error).__name__}: {one_line(str(error))}; --traceback shows where")
         return 1
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
 
 
+def refuse_several(command: Command) -> None:
+    """Refuses to do the same work in several processes.
+
+    Raises:
+        UsageError: with the commands that share theirs.
+    """
+    if several() and not command.shares_work:
+        from longtail.schema.errors import UsageError
+
+        sharing = " and ".join(f"`longtail {each.name}`" for each in COMMANDS if each.shares_work)
+        raise UsageError(
+            f"`longtail {command.name}` runs in one process; start it without torchrun (several processes share the "
+            f"work of {sharing})"
+        )
+
+
 def terminated(number: int, frame: FrameType | None) -> None:
     """SIGTERM unwinds the stack like an interruption, so that everything open is closed and no child stays behind."""
-    note("longtail: terminated")
+    tell("terminated")
     sys.exit(128 + number)
 
 

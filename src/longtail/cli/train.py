@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtail.cli.command import Command, add_device, add_json, add_overrides, add_quiet, note, print_json
+from longtail.cli.ranks import is_first
 
 if TYPE_CHECKING:
     from longtail.schema import Recipe
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"seed={arguments.seed}")
     recipe = load_recipe(arguments.recipe, overrides)
     if arguments.dry_run:
-        return print_plan(recipe, arguments)
+        return print_plan(recipe, arguments) if is_first() else 0
     if arguments.out is None:
         raise UsageError("say with --out DIR where the run shall live")
     if arguments.val_images is not None and arguments.val is None:
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return train(recipe, arguments)
     except (KeyboardInterrupt, SystemExit):
-        if os.environ.get("RANK", "0") == "0" and (arguments.out / "recipe.yaml").is_file():
+        if is_first() and (arguments.out / "recipe.yaml").is_file():
             note(f"longtail: {arguments.out} keeps the last checkpoint; the same command with --resume continues it")
         raise
 
@@ -74,7 +74,6 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     from longtail.training.progress import FileProgress, make_progress
 
     file = arguments.progress_file
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes started by torchrun, the first one
     done = api.train(
         recipe,
         train=arguments.train,
@@ -85,11 +84,13 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         resume=arguments.resume,
         device=arguments.device,
-        progress=FileProgress(file) if file is not None else make_progress(quiet=arguments.quiet or not speaks),
+        progress=FileProgress(file)
+        if file is not None and is_first()
+        else make_progress(quiet=arguments.quiet or not is_first()),
         wandb=arguments.wandb,
         trust_checkpoint=arguments.trust_checkpoint,
     )
-    if not speaks:
+    if not is_first():
         return 0
     report = write_run_report(done.run)
     results = {kind: result.to_dict() for kind, result in done.results.items()}
@@ -120,4 +121,4 @@ def print_plan(recipe: Recipe, arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("train", "Train a recipe on your own data.", configure, run)
+COMMAND = Command("train", "Train a recipe on your own data.", configure, run, shares_work=True)

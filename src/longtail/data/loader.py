@@ -157,11 +157,13 @@ def make_loader(
 def evaluation_loader(
     dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
 ) -> PictureLoader:
-    """Every picture once and in order; process r gets every ``world_size``-th from the r-th on."""
-    own = list(range(rank, len(dataset), world_size))  # type: ignore[arg-type]
+    """Every picture once and in order; of the batches, process r gets every ``world_size``-th from the r-th on, so that
+    a picture has the same neighbours, and the same padding, with any number of processes."""
+    rows = list(range(len(dataset)))  # type: ignore[arg-type]
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return PictureLoader(
         _Handed(dataset),
-        batch_sampler=[own[start : start + batch_size] for start in range(0, len(own), batch_size)],
+        batch_sampler=batches[rank::world_size],
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_start_worker,

@@ -32,7 +32,11 @@ class Record:
 
 
 class AuxiliaryLoss(nn.Module, ABC):
-    """A loss between a student's and a frozen teacher's record of the same batch."""
+    """A loss between a student's and a frozen teacher's record of the same batch.
+
+    What it returns is averaged over ranks: a mean over images is right as it is, since all ranks have equally many; any
+    other divisor goes through :func:`longtail.losses.state.shared_normalisers`.
+    """
 
     #: names the student's and the teacher's record must hold
     wants: frozenset[str] = frozenset()

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from longtail.losses.state import at_least_one
+
 Head = Literal["roi", "dense", "query"]
 
 
@@ -64,12 +66,19 @@ class ClassificationLoss(nn.Module, ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """Scores in [0, 1], shape (N, C + 1), background last. Rows need not sum to 1."""
 
+    def normaliser_count(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
+        """The rows that the sum of the row losses is averaged over, >= 0: those with positive weight, unless the
+        method's paper divides by something else. Additive: the count of two batches together is the sum of their
+        counts, so that it can be summed over ranks."""
+        return float(labels.shape[0]) if weight is None else (weight > 0).sum()
+
     def normaliser(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
-        """What the sum of the row losses is divided by: rows with positive weight, at least 1, unless the method's
-        paper divides by something else."""
-        if weight is None:
-            return float(max(labels.shape[0], 1))
-        return (weight > 0).sum().clamp(min=1)
+        """What the sum of these rows' losses is divided by on their own: :meth:`normaliser_count`, at least 1.
+
+        A detector in several processes hands over the share of the rows of all processes instead
+        (:func:`longtail.losses.state.shared_normalisers`).
+        """
+        return at_least_one(self.normaliser_count(labels, weight))
 
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of every row, (N,), without subsampling and without touching state."""

@@ -122,11 +122,11 @@ class FocalLoss(ClassificationLoss):
             return full_precision(logits).softmax(dim=1)
         return sigmoid_scores(logits, self.num_classes)
 
-    def normaliser(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
-        """Foreground rows with weight > 0, at least 1, in the sigmoid form; all rows in the softmax form."""
+    def normaliser_count(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
+        """Foreground rows with weight > 0 in the sigmoid form; all of them in the softmax form."""
         if self.form == "softmax":
-            return super().normaliser(labels, weight)
+            return super().normaliser_count(labels, weight)
         foreground = labels < self.num_classes
         if weight is not None:
             foreground = foreground & (weight > 0)
-        return foreground.sum().clamp(min=1)
+        return foreground.sum()

@@ -1,6 +1,9 @@
-"""Sums and gathers of method state over the processes of a distributed run. Without one, both do nothing."""
+"""Sums and gathers over the processes of a distributed run: method state, and what losses are divided by. Without one,
+nothing is exchanged."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -39,19 +42,67 @@ def gather_rows(tensor: Tensor, *, sync: bool = True) -> Tensor:
         nothing to gather.
     """
     tensor = tensor.detach()
-    ranks = _ranks()
-    if not sync or ranks == 1:
+    if not sync or _ranks() == 1:
         return tensor
+    padded, counts = _padded(tensor)
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def gather_on_first(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of the ranks, on the first rank; no rows on the others. As :func:`gather_rows`,
+    for what only one rank needs and several could not hold."""
+    tensor = tensor.detach()
+    if _ranks() == 1:
+        return tensor
+    padded, counts = _padded(tensor)
+    if max(counts) == 0:
+        return tensor
+    parts = [torch.empty_like(padded) for _ in counts] if dist.get_rank() == 0 else None
+    dist.gather(padded, parts, dst=0)
+    if parts is None:
+        return tensor[:0]
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def shared_normalisers(counts: Sequence[Tensor | float], *, device: torch.device) -> list[Tensor | float]:
+    """What sums of row losses are divided by, so that the mean of the ranks' gradients is the gradient of the mean over
+    the rows of all ranks: the number of rows on all ranks, at least 1, divided by the number of ranks.
+
+    Every rank must call it with as many counts; they travel in one message, and nothing waits for the device. In a
+    single process the counts come back as they are, at least 1.
+
+    Args:
+        counts: rows of this rank, >= 0, below 2 ** 24 over all ranks; scalars.
+        device: where the losses are.
+
+    Returns:
+        One divisor per count, > 0.
+    """
+    ranks = _ranks()
+    if ranks == 1:
+        return [at_least_one(count) for count in counts]
+    own = [torch.as_tensor(count, dtype=torch.float32, device=device) for count in counts]
+    total = sum_over_ranks(torch.stack(own))
+    return list((total.clamp(min=1) / ranks).unbind())
+
+
+def at_least_one(count: Tensor | float) -> Tensor | float:
+    """A divisor for a sum that may be empty."""
+    return count.clamp(min=1) if isinstance(count, Tensor) else float(max(count, 1))
+
+
+def _padded(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """The rows where the process group can move them, as many as the longest rank has, and the rows of every rank."""
     local = tensor.to(_transport(tensor)).contiguous()
     length = torch.tensor([local.shape[0]], device=local.device)
-    lengths = [torch.empty_like(length) for _ in range(ranks)]
+    lengths = [torch.empty_like(length) for _ in range(_ranks())]
     dist.all_gather(lengths, length)
     counts: list[int] = torch.cat(lengths).tolist()
     padded = local.new_zeros((max(counts), *local.shape[1:]))
     padded[: local.shape[0]] = local
-    parts = [torch.empty_like(padded) for _ in range(ranks)]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+    return padded, counts
 
 
 def _ranks() -> int:

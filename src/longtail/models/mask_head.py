@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from longtail.losses.cells import full_precision
+from longtail.losses.state import shared_normalisers
 from longtail.models.proposals import Maps
 from longtail.models.region_head import Regions
 
@@ -48,7 +49,8 @@ class MaskBranch(nn.Module):
     def losses(
         self, maps: Maps, size: tuple[int, int], regions: Regions, targets: Sequence[Mapping[str, Any]]
     ) -> dict[str, Tensor]:
-        """``loss_mask``: mean binary cross-entropy over the pixels of the positives' own maps.
+        """``loss_mask``: mean binary cross-entropy over the pixels of the positives' own maps (with several processes,
+        the sum divided by this process's share of the pixels of all).
 
         Args:
             maps: feature maps.
@@ -58,7 +60,9 @@ class MaskBranch(nn.Module):
         """
         boxes = regions.positives(regions.proposals)
         logits = self.predictor(self.head(self.pool(maps, boxes, [size])))
-        if sum(regions.num_positive) == 0:
+        count = sum(regions.num_positive)
+        (normaliser,) = shared_normalisers([count], device=logits.device)  # all processes take part, positives or not
+        if count == 0:
             return {"loss_mask": logits.sum() * 0}  # keeps every parameter in the graph
         own = full_precision(self._own_maps(logits, torch.cat(regions.positives(regions.labels))))
         wanted = torch.cat(
@@ -68,7 +72,8 @@ class MaskBranch(nn.Module):
                 if box.shape[0]
             ]
         )
-        return {"loss_mask": F.binary_cross_entropy_with_logits(own, wanted) * self.weight}
+        total = F.binary_cross_entropy_with_logits(own, wanted, reduction="sum")
+        return {"loss_mask": total / (normaliser * own.shape[-1] ** 2) * self.weight}
 
     def predict(
         self, maps: Maps, size: tuple[int, int], boxes: Sequence[Tensor], labels: Sequence[Tensor]

@@ -18,6 +18,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from longtail.losses.base import BoxLoss
 from longtail.losses.cells import full_precision
+from longtail.losses.state import shared_normalisers
 from longtail.models.matching import Matcher
 from longtail.sampling.regions import RegionSampler
 
@@ -109,7 +110,8 @@ class ProposalNetwork(nn.Module):
         anchor_generator: the anchors of every level.
         matcher: anchors with objects.
         sampler: chooses the anchors that are learnt from.
-        box_loss: between predicted and target deltas or boxes, divided by the number of sampled anchors.
+        box_loss: between predicted and target deltas or boxes, divided by the number of sampled anchors (with several
+            processes, both losses by their share of the anchors of all processes).
         proposal_filter: default :class:`LevelNMS` with threshold 0.7.
         top_in_losses, top_in_detect: how many proposals ``losses`` and ``detect`` keep.
         objectness_weight, box_weight: factors of the two losses.
@@ -242,7 +244,8 @@ class ProposalNetwork(nn.Module):
             negatives.append(negative + offset)
             matched_boxes.append(gt_boxes[matched[positive]])
         positive, negative = torch.cat(positives), torch.cat(negatives)
-        count = max(positive.shape[0] + negative.shape[0], 1)
+        sampled = positive.shape[0] + negative.shape[0]
+        (normaliser,) = shared_normalisers([sampled], device=logits.device)
 
         flat = logits.flatten()
         objectness = F.binary_cross_entropy_with_logits(
@@ -252,9 +255,11 @@ class ProposalNetwork(nn.Module):
         )
         predicted = deltas.reshape(-1, 4)[positive]
         own_anchors, target_boxes = anchors[positive % anchors.shape[0]], torch.cat(matched_boxes)
-        box = box_loss_between(self.box_loss, self.box_coder, predicted, own_anchors, target_boxes, normaliser=count)
+        box = box_loss_between(
+            self.box_loss, self.box_coder, predicted, own_anchors, target_boxes, normaliser=normaliser
+        )
         return {
-            "loss_objectness": objectness / count * self.objectness_weight,
+            "loss_objectness": objectness / normaliser * self.objectness_weight,
             "loss_rpn_box_reg": box * self.box_weight,
         }
 

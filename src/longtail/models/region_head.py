@@ -17,7 +17,14 @@ from longtail.losses.cells import full_precision
 from longtail.models.classifiers import Classifier
 from longtail.models.matching import Matcher
 from longtail.models.proposals import Maps, box_loss_between
-from longtail.models.replay_losses import BoxRows, all_rows, box_rows, classification_losses, joining_box_rows
+from longtail.models.replay_losses import (
+    BoxRows,
+    all_rows,
+    box_rows,
+    classification_losses,
+    joining_box_rows,
+    region_normalisers,
+)
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.sampling.regions import RegionSampler
 from longtail.schema.errors import UsageError
@@ -76,6 +83,7 @@ class BoxStage(nn.Module):
 
     Losses: ``loss_classifier`` and ``loss_box_reg``, both means over this step's regions and the replayed rows that
     join them; ``loss_replay`` and ``loss_replay_box``, only in steps that have replayed rows with a mean of their own.
+    With several processes every sum is divided by this process's share of the rows of all of them.
 
     Args:
         num_classes: C.
@@ -182,23 +190,47 @@ class BoxStage(nn.Module):
             return features
 
         replayed = self._replay("pooled", regions, pooled, targets, pool, update)
-        pooled = _append(pooled, [rows.features for rows in replayed])
+        pooled = _append(pooled, [rows.features for rows in replayed.values()])
         features = self.head(pooled)
         at_end = self._replay("embedded", regions, features[:count], targets, pool, update)
-        features = _append(features, [rows.features for rows in at_end])
-        replayed += at_end
+        features = _append(features, [rows.features for rows in at_end.values()])
+        replayed |= at_end
 
         logits = self._logits(pooled, features)
         if self.replay:
-            rows = all_rows(regions.rows(features[:count]), replayed, features)
+            rows = all_rows(regions.rows(features[:count]), list(replayed.values()), features)
             for part in self.replay:
                 part.after_logits(rows, logits, update)  # type: ignore[operator]
         labels = torch.cat(regions.labels)
+        box, separate_box = self._box_rows(regions, replayed)
+        normalisers = region_normalisers(
+            self.classification_loss, labels, replayed, box, separate_box, parts=len(self.replay)
+        )
         classification, separate = classification_losses(
-            self.classification_loss, logits, labels, replayed, update_state=update, generator=step_generator
+            self.classification_loss,
+            logits,
+            labels,
+            replayed,
+            normalisers,
+            update_state=update,
+            generator=step_generator,
         )
         losses = {"loss_classifier": classification * self.classification_weight}
-        losses |= self._box_losses(features, regions, replayed)
+
+        counts = [len(own) for own in regions.labels]
+        own_features, *extra = torch.split(features, [count, *(rows.labels.shape[0] for rows in replayed.values())])
+        by_part = dict(zip(replayed, extra, strict=True))
+        positive = regions.positives(torch.split(own_features, counts))
+        joining = [by_part[part] for part, rows in replayed.items() if rows.trains_box and rows.joins_normaliser]
+        losses["loss_box_reg"] = self.box_weight * self._box_loss(
+            torch.cat([*positive, *joining]), box, normalisers.box
+        )
+        if separate_box:
+            terms = [
+                replayed[part].loss_weight * self._box_loss(by_part[part], rows, normalisers.separate_box[part])
+                for part, rows in separate_box.items()
+            ]
+            losses["loss_replay_box"] = torch.stack(terms).sum() * self.box_weight
         if separate is not None:
             losses["loss_replay"] = separate * self.classification_weight
         if record is not None:
@@ -248,40 +280,33 @@ class BoxStage(nn.Module):
         targets: Sequence[Mapping[str, Any]],
         pool: Any,
         update_state: bool,
-    ) -> list[ReplayRows]:
-        """Rows of the parts of one level; each part is shown this step's own regions only."""
-        parts = [part for part in self.replay if part.level == level]
+    ) -> dict[int, ReplayRows]:
+        """Rows by part, of the parts of one level; each part is shown this step's own regions only."""
+        parts = {index: part for index, part in enumerate(self.replay) if part.level == level}
         if not parts:
-            return []
+            return {}
         rows = regions.rows(features)
-        added = [part.step(rows, targets, pool, update_state) for part in parts]  # type: ignore[operator]
-        return [extra for extra in added if extra is not None]
+        added = {i: part.step(rows, targets, pool, update_state) for i, part in parts.items()}  # type: ignore[operator]
+        return {index: extra for index, extra in added.items() if extra is not None}
 
-    def _box_losses(self, features: Tensor, regions: Regions, replayed: list[ReplayRows]) -> dict[str, Tensor]:
-        counts = [len(labels) for labels in regions.labels]
-        total = sum(counts)
-        per_part = torch.split(features, [total, *(rows.labels.shape[0] for rows in replayed)])
+    def _box_rows(self, regions: Regions, replayed: Mapping[int, ReplayRows]) -> tuple[BoxRows, dict[int, BoxRows]]:
+        """Rows of the box regressor: this step's positives with the replayed rows that join them, averaged over all of
+        this step's regions; and by replay part, those with a mean of their own."""
         positives = BoxRows(
             labels=torch.cat(regions.positives(regions.labels)),
             proposals=torch.cat(regions.positives(regions.proposals)),
             gt_boxes=torch.cat(regions.gt_boxes),
             weight=None,
-            normaliser=max(total, 1),
+            count=float(sum(len(labels) for labels in regions.labels)),
         )
-        own = regions.positives(torch.split(per_part[0], counts))
-        training = [(rows, part) for rows, part in zip(replayed, per_part[1:], strict=True) if rows.trains_box]
-        joining = [(rows, part) for rows, part in training if rows.joins_normaliser]
-        together = joining_box_rows(positives, [rows for rows, _ in joining], self.num_classes)
-        loss = self._box_loss(torch.cat([*own, *(part for _, part in joining)]), together)
-        losses = {"loss_box_reg": loss * self.box_weight}
+        training = {part: rows for part, rows in replayed.items() if rows.trains_box}
+        joining = [rows for rows in training.values() if rows.joins_normaliser]
+        separate = {
+            part: box_rows(rows, self.num_classes) for part, rows in training.items() if not rows.joins_normaliser
+        }
+        return joining_box_rows(positives, joining, self.num_classes), separate
 
-        apart = [(rows, part) for rows, part in training if not rows.joins_normaliser]
-        if apart:
-            terms = [rows.loss_weight * self._box_loss(part, box_rows(rows, self.num_classes)) for rows, part in apart]
-            losses["loss_replay_box"] = torch.stack(terms).sum() * self.box_weight
-        return losses
-
-    def _box_loss(self, features: Tensor, rows: BoxRows) -> Tensor:
+    def _box_loss(self, features: Tensor, rows: BoxRows, normaliser: Tensor | float) -> Tensor:
         deltas = full_precision(self.regressor(features))
         if not self.class_agnostic:
             index = torch.arange(rows.labels.shape[0], device=deltas.device)
@@ -293,7 +318,7 @@ class BoxStage(nn.Module):
             rows.proposals,
             rows.gt_boxes,
             weight=rows.weight,
-            normaliser=rows.normaliser,
+            normaliser=normaliser,
         )
 
 

@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from longtail.losses.base import ClassificationLoss
+from longtail.losses.state import shared_normalisers
 from longtail.replay.base import RegionRows, ReplayRows
 
 
 @dataclass(frozen=True)
 class BoxRows:
     """Rows that train the box regressor: labels (P,), proposals and gt_boxes (P, 4), weight (P,) or None = all 1, and
-    what the sum of their losses is divided by."""
+    the number of rows that their losses are averaged over."""
 
     labels: Tensor
     proposals: Tensor
     gt_boxes: Tensor
     weight: Tensor | None
-    normaliser: Tensor | float
+    count: Tensor | float
+
+
+@dataclass(frozen=True)
+class Normalisers:
+    """What sums of row losses are divided by: those of this step's rows with the replayed rows that join them, and by
+    replay part those of rows with a mean of their own."""
+
+    classification: Tensor | float
+    box: Tensor | float
+    separate: Sequence[Tensor | float]
+    separate_box: Sequence[Tensor | float]
+
+
+def region_normalisers(
+    loss: ClassificationLoss,
+    labels: Tensor,
+    replayed: Mapping[int, ReplayRows],
+    box: BoxRows,
+    separate_box: Mapping[int, BoxRows],
+    *,
+    parts: int,
+) -> Normalisers:
+    """The divisors of one step, over all processes, in one message.
+
+    Every process sends a number for every one of the ``parts`` replay parts, 0 where the part gave no rows or its rows
+    have no mean of their own.
+    """
+    separate = {part: rows for part, rows in replayed.items() if not rows.joins_normaliser}
+    counts = [
+        _joint_count(loss, labels, list(replayed.values())),
+        box.count,
+        *(
+            loss.normaliser_count(separate[p].labels, separate[p].weight) if p in separate else 0.0
+            for p in range(parts)
+        ),
+        *(separate_box[p].count if p in separate_box else 0.0 for p in range(parts)),
+    ]
+    shared = shared_normalisers(counts, device=labels.device)
+    return Normalisers(shared[0], shared[1], shared[2 : 2 + parts], shared[2 + parts :])
+
+
+def _joint_count(loss: ClassificationLoss, labels: Tensor, replayed: Sequence[ReplayRows]) -> Tensor | float:
+    """Rows in the mean over this step's rows and the replayed ones that join them."""
+    if not replayed:
+        return loss.normaliser_count(labels, None)
+    joining = [rows for rows in replayed if rows.joins_normaliser]
+    weights = torch.cat([_without_replaced(labels, replayed), *(rows.weight.float() for rows in joining)])
+    return loss.normaliser_count(torch.cat([labels, *(rows.labels for rows in joining)]), weights)
 
 
 def classification_losses(
     loss: ClassificationLoss,
     logits: Tensor,
     labels: Tensor,
-    replayed: Sequence[ReplayRows],
+    replayed: Mapping[int, ReplayRows],
+    normalisers: Normalisers,
     *,
     update_state: bool,
     generator: torch.Generator | None,
@@ -38,26 +88,26 @@ def classification_losses(
     Args:
         logits: (R + M, num_logits), this step's R rows and then the rows of every entry of ``replayed`` in order.
         labels: (R,) of this step's rows.
+        replayed: rows by replay part.
+        normalisers: the divisors.
 
     Returns:
         The mean over the R rows and the joining rows; the sum of the separate means, each times its ``loss_weight``,
         or None if there are no separate rows.
     """
+    normaliser = normalisers.classification
     if not replayed:
-        return loss(logits, labels, update_state=update_state, generator=generator), None
-    current, *parts = torch.split(logits, [labels.shape[0], *(rows.labels.shape[0] for rows in replayed)])
-    joining = [(part, rows) for part, rows in zip(parts, replayed, strict=True) if rows.joins_normaliser]
-
-    own_weight = _without_replaced(labels, logits, replayed)
-    all_labels = torch.cat([labels, *(rows.labels for _, rows in joining)])
-    all_weights = torch.cat([own_weight, *(rows.weight.to(logits.dtype) for _, rows in joining)])
-    normaliser = loss.normaliser(all_labels, all_weights)
+        return loss(logits, labels, normaliser=normaliser, update_state=update_state, generator=generator), None
+    added = list(replayed.values())
+    current, *parts = torch.split(logits, [labels.shape[0], *(rows.labels.shape[0] for rows in added)])
+    joining = [(part, rows) for part, rows in zip(parts, added, strict=True) if rows.joins_normaliser]
+    own_weight = _without_replaced(labels, added).to(logits.dtype)
 
     # rows that may change the loss's state go with this step's own, the others through a call that may not
     moving = [(part, rows) for part, rows in joining if rows.updates_loss_state]
     still = [(part, rows) for part, rows in joining if not rows.updates_loss_state]
     together = loss(
-        logits if len(moving) == len(replayed) else torch.cat([current, *(part for part, _ in moving)]),
+        logits if len(moving) == len(added) else torch.cat([current, *(part for part, _ in moving)]),
         torch.cat([labels, *(rows.labels for _, rows in moving)]),
         weight=torch.cat([own_weight, *(_first_weight(rows, logits) for _, rows in moving)]),
         normaliser=normaliser,
@@ -70,11 +120,11 @@ def classification_losses(
         together = together + _both_terms(loss, part, rows, normaliser, False, generator)
 
     separate: Tensor | None = None
-    for part, rows in zip(parts, replayed, strict=True):
+    for own_logits, (index, rows) in zip(parts, replayed.items(), strict=True):
         if not rows.joins_normaliser:
-            own = loss.normaliser(rows.labels, rows.weight)
             update = update_state and rows.updates_loss_state
-            term = rows.loss_weight * _both_terms(loss, part, rows, own, update, generator)
+            mean = _both_terms(loss, own_logits, rows, normalisers.separate[index], update, generator)
+            term = rows.loss_weight * mean
             separate = term if separate is None else separate + term
     return together, separate
 
@@ -91,7 +141,7 @@ def joining_box_rows(positives: BoxRows, replayed: Sequence[ReplayRows], num_cla
         proposals=torch.cat([positives.proposals, *(rows.proposals for rows in extra)]),
         gt_boxes=torch.cat([positives.gt_boxes, *(rows.gt_boxes for rows in extra)]),
         weight=torch.cat([ones, *(rows.weight for rows in extra if rows.weight is not None)]),
-        normaliser=positives.normaliser + sum((rows.weight > 0).sum() for rows in replayed),
+        count=positives.count + sum((rows.weight > 0).sum() for rows in replayed),
     )
 
 
@@ -104,7 +154,7 @@ def box_rows(rows: ReplayRows, num_classes: int) -> BoxRows:
         # the object of a background row is meaningless and might turn the gradient of its zero loss into NaN
         gt_boxes=torch.where(foreground[:, None], rows.gt_boxes, rows.proposals),
         weight=rows.weight.to(rows.proposals.dtype) * foreground,
-        normaliser=(rows.weight > 0).sum().clamp(min=1),
+        count=(rows.weight > 0).sum(),
     )
 
 
@@ -121,10 +171,10 @@ def all_rows(current: RegionRows, replayed: Sequence[ReplayRows], features: Tens
     )
 
 
-def _without_replaced(labels: Tensor, logits: Tensor, replayed: Sequence[ReplayRows]) -> Tensor:
+def _without_replaced(labels: Tensor, replayed: Sequence[ReplayRows]) -> Tensor:
     """(R,) 0 for this step's rows that give way to replayed ones, else 1."""
     count = labels.shape[0]
-    weight = logits.new_ones(count + 1)  # the last slot takes what replaces nothing (-1)
+    weight = torch.ones(count + 1, device=labels.device)  # the last slot takes what replaces nothing (-1)
     for rows in replayed:
         if rows.replaces is not None:
             weight[rows.replaces] = 0.0

@@ -22,7 +22,15 @@ from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
 from longtail.training.saving import keep_best, last_checkpoint, save_last
-from longtail.training.setup import Speaker, check_batch, read_data, same_data, same_recipe, start_fabric
+from longtail.training.setup import (
+    Speaker,
+    check_batch,
+    read_data,
+    same_data,
+    same_processes,
+    same_recipe,
+    start_fabric,
+)
 from longtail.training.stage import Stage
 from longtail.training.stopping import StopSignals
 
@@ -140,9 +148,10 @@ def _run(
     check_batch(recipe, fabric.world_size)
     refuse_early(recipe, data)
     content = describe_run(data, paths)
-    resuming = resuming and run.recipe.is_file()
+    resuming = fabric.broadcast(resuming and run.recipe.is_file())
     if resuming:
         same_recipe(recipe, run)
+        same_processes(run, fabric.world_size)
         same_data(content, run)
     elif first:
         run.create(recipe)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from longtail.data.dataset import DetectionDataset
 from longtail.data.loader import evaluation_loader
 from longtail.evaluation import DetectionTable
 from longtail.models.postprocess import masks_to_rle
 from longtail.models.rcnn import RCNN
+from longtail.training.gathering import gather_detections
 from longtail.training.progress import Progress
 
 
@@ -30,8 +30,8 @@ def detect_all(
 ) -> DetectionTable:
     """Detections of every picture of ``dataset``, in the frame of the original pictures, ordered by picture.
 
-    Each process takes its share of the pictures; all of them return the whole table. ``detections_per_image`` replaces
-    the detector's own limit (protocols without a cap want many).
+    Each process takes its share of the pictures; the first one returns the whole table, the others an empty one.
+    ``detections_per_image`` replaces the detector's own limit (protocols without a cap want many).
     """
     loader = evaluation_loader(dataset, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size)
     was_training, inference = model.training, model.inference
@@ -64,12 +64,9 @@ def detect_all(
     progress.finish()
     model.train(was_training)
     model.inference = inference
-    if world_size > 1:
-        parts: list[object] = [None] * world_size
-        dist.all_gather_object(parts, columns)
-        columns = [column for part in parts for column in part]  # type: ignore[attr-defined]
     columns.sort(key=lambda column: column[0])
-    return as_table(columns, masks=any(column[4] is not None for column in columns))
+    own = as_table(columns, masks=any(column[4] is not None for column in columns))
+    return gather_detections(own) if world_size > 1 else own
 
 
 def as_table(

@@ -21,6 +21,7 @@ from longtail.training.checkpoint import Identity
 from longtail.training.detecting import detect_all
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
+from longtail.training.setup import join_processes, on_first
 from longtail.training.whole_folder import Located, locate
 
 
@@ -40,13 +41,16 @@ def evaluate_model(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    kinds = ["bbox", "segm"] if has_masks(recipe) and data.val_table.masks is not None else ["bbox"]
-    return {
-        kind: evaluate_detections(
-            detections, data.val_table, protocol=recipe.evaluation.protocol, iou_type=kind, training=data.statistics
-        )
-        for kind in kinds
-    }
+    truth, protocol = data.val_table, recipe.evaluation.protocol
+    kinds = ["bbox", "segm"] if has_masks(recipe) and truth.masks is not None else ["bbox"]
+
+    def measured() -> dict[str, EvaluationResult]:
+        return {
+            kind: evaluate_detections(detections, truth, protocol=protocol, iou_type=kind, training=data.statistics)
+            for kind in kinds
+        }
+
+    return on_first(fabric, measured)
 
 
 def write_results(folder: Path, results: dict[str, EvaluationResult], *, split: str) -> None:
@@ -83,6 +87,8 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of every picture.
 
+    Started by ``torchrun``, the processes share the pictures; the first one measures and writes, all return the result.
+
     Returns:
         protocol -> IoU type -> result.
 
@@ -103,35 +109,43 @@ def evaluate(
         progress.message(note)
     classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
+    fabric = join_processes(device)
     if detections is not None:
         table = DetectionTable.from_coco_results(detections, truth)
     else:
         uncapped = "fixed" in protocols or "pool" in protocols
         table = detect_all(
-            model_from_checkpoint(found.folder)[0].to(device_of(device)),
+            model_from_checkpoint(found.folder)[0].to(fabric.device),
             DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
-            device=device_of(device),
+            device=fabric.device,
             batch_size=recipe.evaluation.batch_size,
             workers=recipe.workers,
             progress=progress,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
             detections_per_image=10_000 if uncapped else None,
         )
     with_masks = has_masks(recipe) if detections is None else table.rles is not None
     kinds = ["bbox", "segm"] if with_masks and truth.masks is not None else ["bbox"]
-    results: dict[str, dict[str, EvaluationResult]] = {}
     cap = recipe.model.inference.detections_per_image
-    for protocol in protocols:
-        given = table if protocol in ("fixed", "pool") else table.cap_per_image(cap)
-        results[protocol] = {
-            kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
-            for kind in kinds
-        }
-        name = split if protocol == "auto" else f"{split}-{protocol}"
-        write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
-    for kind in kinds:
+
+    def measured() -> dict[str, dict[str, EvaluationResult]]:
+        results: dict[str, dict[str, EvaluationResult]] = {}
+        for protocol in protocols:
+            given = table if protocol in ("fixed", "pool") else table.cap_per_image(cap)
+            results[protocol] = {
+                kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
+                for kind in kinds
+            }
+            name = split if protocol == "auto" else f"{split}-{protocol}"
+            write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
         given = table.cap_per_image(cap)
-        write_json(RunDirectory(home).evaluation(split) / f"results.{kind}.json", given.to_coco_results(truth, kind))
-    return results
+        for kind in kinds:
+            file = RunDirectory(home).evaluation(split) / f"results.{kind}.json"
+            write_json(file, given.to_coco_results(truth, kind))
+        return results
+
+    return on_first(fabric, measured)
 
 
 def predict(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from longtail.data.loader import PositionBatches, make_loader
 from longtail.losses.auxiliary import Record
+from longtail.losses.state import sum_over_ranks
 from longtail.models.rcnn import RCNN
 from longtail.schema import LongtailError
+from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
@@ -142,10 +144,11 @@ def train_stage(
             stopped = stops.requested()
             text = ""
             if due or stopped or summed == LOG_EVERY:
-                means = {name: float(value) / summed for name, value in sums.items()}
+                means = mean_losses(sums, summed)
                 refuse_broken(means, stage, cursor.step)
             if due or summed == LOG_EVERY:
                 total = sum(means.values())
+                dropped = int(sum_over_ranks(torch.tensor(dropped)))
                 extra = {"dropped_objects": float(dropped)} if dropped else {}  # lost their area to the augmentation
                 values = {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means, **extra}
                 report(log, stage, cursor.step, values)

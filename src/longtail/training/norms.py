@@ -12,7 +12,8 @@ def average_norm_statistics(model: nn.Module) -> None:
     """Makes running means and variances equal on all ranks by averaging them, in one message.
 
     Buffers are not broadcast between ranks (banks differ), so this runs after every step. Does nothing in a single
-    process or when every batch norm is frozen.
+    process or when every batch norm is frozen. Each rank still normalises with its own pictures, so with batch norm a
+    run in several processes does not equal one in a single process.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return

@@ -7,10 +7,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from longtail.data.loader import PositionBatches, make_loader
-from longtail.losses.state import sum_over_ranks
 from longtail.sampling import ImageSampler, UniformSampler
 from longtail.schema import UsageError
 from longtail.schema.parts import UpdateState, ValidationLoss
+from longtail.training.averages import mean_losses
 from longtail.training.progress import Progress
 from longtail.training.stage import Stage
 
@@ -60,5 +60,4 @@ def run_pass(
             progress.advance(per_rank)
     progress.finish()
     prefix = "state" if updates else "validation"
-    means = {name: sum_over_ranks(value) / (count * fabric.world_size) for name, value in sums.items()}
-    return {f"{prefix}/{name}": float(value) for name, value in means.items()}
+    return {f"{prefix}/{name}": value for name, value in mean_losses(sums, count).items()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from longtail.schema import DataError, Recipe, UsageError
 from longtail.training.assemble import TrainingData, device_of
 from longtail.training.progress import Progress
 from longtail.training.run_directory import RunDirectory
+from longtail.training.whole_folder import previous_of
+
+T = TypeVar("T")
 
 
 class Speaker:
@@ -38,30 +42,64 @@ class Speaker:
 
 
 def start_fabric(recipe: Recipe, device: str) -> Fabric:
-    """Devices, precision and processes; several processes when started by ``torchrun``."""
-    kind = device_of(device).type
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Devices, precision, processes and the sources of chance."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+    fabric = join_processes(device, precision=recipe.precision)
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)  # noqa: NPY002 - for third-party augmentations only
+    torch.manual_seed(recipe.seed)
+    return fabric
+
+
+def join_processes(device: str, *, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
+    """This process's device; with the other processes, when started by ``torchrun``.
+
+    Raises:
+        UsageError: there are more processes than GPUs.
+    """
+    kind = device_of(device).type
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if kind == "cuda" and local > torch.cuda.device_count():
+        raise UsageError(
+            f"{local} processes on this machine, but {torch.cuda.device_count()} GPU"
+            f"{'s' * (torch.cuda.device_count() != 1)}; start one process per GPU, or say --device cpu"
+        )
     # buffers are not broadcast: banks differ between ranks, and everything else is kept equal explicitly
     strategy: Any = DDPStrategy(broadcast_buffers=False) if world > 1 else "auto"
     fabric = Fabric(
         accelerator="cuda" if kind == "cuda" else "cpu",
         devices=local,
         num_nodes=world // local,
-        precision=recipe.precision,
+        precision=precision,
         strategy=strategy,
     )
     fabric.launch()
-    random.seed(recipe.seed)
-    np.random.seed(recipe.seed)  # noqa: NPY002 - for third-party augmentations only
-    torch.manual_seed(recipe.seed)
     return fabric
+
+
+def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
+    """The result of ``work``, which only the first process does, on every process."""
+    return cast("T", fabric.broadcast(work() if fabric.is_global_zero else None))
+
+
+def same_processes(run: RunDirectory, world_size: int) -> None:
+    """Refuses to resume with another number of processes: each of them has state of its own.
+
+    Raises:
+        UsageError: with both numbers.
+    """
+    before = max((len(list(folder.glob("rank-*.pt"))) for folder in (run.last, previous_of(run.last))), default=0)
+    if before and before != world_size:
+        raise UsageError(
+            f"{run.root} was trained by {before} process{'es' * (before > 1)} and cannot be resumed by {world_size}, "
+            "since each has state of its own; start as many as before, or start a new run with --weights"
+        )
 
 
 def read_data(recipe: Recipe, paths: RunPaths) -> TrainingData:
