@@ -177,14 +177,17 @@ class Stream:
             entries: list[Any] = []
             last, done, place = False, 0, _skip(text, 0)
             while not last:
+                counted = len(self.tokens)
                 try:
                     value, place = self._decoder.raw_decode(text, place)
                 except json.JSONDecodeError as error:
                     if self._end or _is_certain(error, len(text)):
                         self._fail(error.msg, len(text[: error.pos].encode("utf-8", "surrogatepass")))
+                    del self.tokens[counted:]  # it is read again
                     break
                 place = _skip(text, place)
                 if place >= len(text) - 16 and not self._end and text[place : place + 1] not in (",", "]"):
+                    del self.tokens[counted:]
                     break  # a number may go on
                 if text[place : place + 1] not in (",", "]"):
                     self._fail("Expecting ',' delimiter", len(text[:place].encode("utf-8", "surrogatepass")))
@@ -200,7 +203,7 @@ class Stream:
     def _value(self) -> Any:
         """The value that starts here."""
         while True:
-            text = self._text()
+            text, counted = self._text(), len(self.tokens)
             try:
                 value, place = self._decoder.raw_decode(text, 0)
             except json.JSONDecodeError as error:
@@ -210,6 +213,7 @@ class Stream:
                 if self._end or text[place : place + 1] in tuple(", \t\r\n:]}") or place < len(text) - 16:
                     self._drop(len(text[:place].encode("utf-8", "surrogatepass")))
                     return value
+            del self.tokens[counted:]  # it is read again
             self._fill(2 * len(self._data))
 
     def _whole(self, encoding: str) -> Iterator[Batch]:

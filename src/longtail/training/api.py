@@ -14,6 +14,7 @@ from longtail.evaluation import EvaluationResult
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage, refuse_early
+from longtail.training.checking import check_data
 from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.describe import describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
@@ -147,8 +148,9 @@ def _run(
     data = read_data(recipe, paths)
     check_batch(recipe, fabric.world_size)
     refuse_early(recipe, data)
-    content = describe_run(data, paths)
     resuming = fabric.broadcast(resuming and run.recipe.is_file())
+    warnings = check_data(recipe, data, pictures=not resuming) if first else []
+    content = describe_run(data, paths)
     if resuming:
         same_recipe(recipe, run)
         same_processes(run, fabric.world_size)
@@ -173,7 +175,7 @@ def _run(
         log.rewind(cursor.logged)
 
     if not resuming:
-        for line in [*data.table.notes, *(data.val_table.notes if data.val_table is not None else ())]:
+        for line in [*warnings, *data.table.notes, *(data.val_table.notes if data.val_table is not None else ())]:
             say(line)
     category_ids = data.table.category_ids.tolist()
     with StopSignals(speaks=first) as stops:
