@@ -81,7 +81,7 @@ def test_a_failing_run_leaves_the_others(words: list[str], tmp_path: Path, capsy
     assert main([*words, "--only", "bad", "--jobs", "1"]) == 1
     shown = capsys.readouterr()
     assert "1 runs failed: rfs-seed0" in shown.err
-    assert "raise images.max_pixels" in shown.err
+    assert "picture-huge" in shown.err
     assert "bad: 0 of 1 seeds have figures" in shown.out
     assert main([*words, "--only", "nothing"]) == 2
     assert main([*words, "--jobs", "0"]) == 2

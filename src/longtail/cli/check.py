@@ -20,12 +20,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write what can be mended to a new file")
     parser.add_argument("--deep", action="store_true", help="decode every picture completely")
     parser.add_argument("--no-masks", action="store_true", help="masks are not needed")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="larger pictures are errors; default: 178 million")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints all findings; exit code 3 if there are errors (with --strict: or warnings) in what was given."""
     from longtail.data.check import check
+    from longtail.data.check_pictures import MAX_PIXELS
     from longtail.data.formats import coco_file
     from longtail.data.mend import fix
     from longtail.schema import UsageError
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             deep=arguments.deep,
             against=against,
             against_images=against_images,
+            max_pixels=MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels,
         )
         report = replace(report, path=arguments.data)
         fixed = None

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 NONE, POLYGONS, RLE = 0, 1, 2
 CHUNK = 1024  # annotations whose run lengths are added up at once
+PICKED = 1 << 16  # ranges that are copied at once
+Number = TypeVar("Number", np.float64, np.uint8)
 
 
 class SegmentationError(ValueError):
@@ -135,24 +137,30 @@ class MaskColumn:
             kind=self.kind[rows],
             polygon_start=_starts(np.diff(self.polygon_start)[rows]),
             point_start=_starts(np.diff(self.point_start)[polygon_rows]),
-            points=self.points[_ranges(self.point_start, polygon_rows)],
+            points=_picked(self.points, self.point_start, polygon_rows),
             code_start=_starts(np.diff(self.code_start)[rows]),
-            codes=self.codes[_ranges(self.code_start, rows)],
+            codes=_picked(self.codes, self.code_start, rows),
             code_size=self.code_size[rows],
         )
 
     @classmethod
-    def joined(cls, columns: Sequence[MaskColumn]) -> MaskColumn:
-        """One column after the other."""
-        return cls(
-            kind=np.concatenate([column.kind for column in columns]),
-            polygon_start=_chain([column.polygon_start for column in columns]),
-            point_start=_chain([column.point_start for column in columns]),
-            points=np.concatenate([column.points for column in columns]),
-            code_start=_chain([column.code_start for column in columns]),
-            codes=np.concatenate([column.codes for column in columns]),
-            code_size=np.concatenate([column.code_size for column in columns]),
-        )
+    def joined(cls, columns: list[MaskColumn]) -> MaskColumn:
+        """One column after the other. The list is emptied on the way, so that the coordinates, most of a data set's
+        memory, are not held twice."""
+        kind = np.concatenate([column.kind for column in columns])
+        polygon_start = _chain([column.polygon_start for column in columns])
+        point_start = _chain([column.point_start for column in columns])
+        code_start = _chain([column.code_start for column in columns])
+        codes = np.concatenate([column.codes for column in columns])
+        code_size = np.concatenate([column.code_size for column in columns])
+        points = np.empty(int(point_start[-1]), dtype=np.float64)
+        place = 0
+        columns.reverse()
+        while columns:
+            own = columns.pop().points
+            points[place : place + len(own)] = own
+            place += len(own)
+        return cls(kind, polygon_start, point_start, points, code_start, codes, code_size)
 
     def with_kind(self, kind: NDArray[np.uint8]) -> MaskColumn:
         """The same column with other kinds; a row whose kind becomes 0 has no segmentation any more."""
@@ -223,6 +231,18 @@ def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 def _chain(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Offsets of one column after the other."""
     return _starts(np.concatenate([np.diff(start) for start in starts]))
+
+
+def _picked(values: NDArray[Number], start: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Number]:
+    """The values of some ranges one after the other, a few ranges at a time, to hold no position for every value."""
+    lengths = np.diff(start)[rows]
+    found = np.empty(int(lengths.sum()), dtype=values.dtype)
+    place = 0
+    for first in range(0, len(rows), PICKED):
+        part = values[_ranges(start, rows[first : first + PICKED])]
+        found[place : place + len(part)] = part
+        place += len(part)
+    return found
 
 
 def _ranges(start: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

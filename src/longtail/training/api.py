@@ -26,6 +26,7 @@ from longtail.training.saving import keep_best, last_checkpoint, save_last
 from longtail.training.setup import (
     Speaker,
     check_batch,
+    on_first,
     read_data,
     same_data,
     same_processes,
@@ -164,7 +165,7 @@ def _run(
     log = MetricsLog(run.metrics, tensorboard=run.root / "tensorboard", project=wandb) if first else None
 
     cursor, state, optimiser_state = Cursor(), None, None
-    found = last_checkpoint(run) if resuming else None
+    found = on_first(fabric, lambda: last_checkpoint(run) if resuming else None)
     folder = None if found is None else found.folder
     if found is not None and folder is not None:
         state = checkpoints.load_weights(folder)
