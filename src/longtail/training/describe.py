@@ -26,6 +26,8 @@ def file_hash(path: Path) -> str:
 
 def table_hash(table: AnnotationTable) -> str:
     """SHA-256 of the annotation file; of a folder or of several sources, that of what was read."""
+    if table.sha256:
+        return table.sha256
     if Path(table.source).is_file() and len(table.sources) < 2:
         return file_hash(Path(table.source))
     digest = hashlib.sha256()
