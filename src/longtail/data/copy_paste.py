@@ -236,8 +236,10 @@ def resized(pixels: Tensor, mask: Tensor, factor: float, *, nearest: bool) -> tu
 def softened(pixels: Tensor, mask: Tensor, sigma: float, margin: int) -> tuple[Tensor, Tensor]:
     """A cut-out (3, h, w) and its blurred mask, 0..1, both ``margin`` pixels larger on each side and float32."""
     frame = (margin, margin, margin, margin)
-    around = torch.nn.functional.pad(mask[None].float(), frame)
-    share: Tensor = F.gaussian_blur(around, kernel_size=[2 * margin + 1] * 2, sigma=[sigma, sigma])[0]
+    # twice the margin: the blur reflects at its edge, and must find nothing of the object there
+    around = torch.nn.functional.pad(mask[None].float(), tuple(2 * side for side in frame))
+    blurred: Tensor = F.gaussian_blur(around, kernel_size=[2 * margin + 1] * 2, sigma=[sigma, sigma])[0]
+    share = blurred[margin:-margin, margin:-margin]
     return torch.nn.functional.pad(pixels.float(), frame, mode="replicate"), share
 
 
