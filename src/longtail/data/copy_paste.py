@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from longtail.data.geometry import Sample, integer, mask_boxes, nearest_places, take, uniform
+from longtail.data.geometry import Sample, areas, integer, mask_boxes, nearest_places, sampled, take, uniform
 from longtail.data.table import AnnotationTable
 from longtail.schema.errors import DataError
 
@@ -175,11 +175,11 @@ class CopyPaste:
         masks = torch.zeros((own + len(objects), height, width), dtype=torch.uint8)
         masks[:own] = sample["masks"].as_subclass(Tensor)
         labels = torch.cat((sample["labels"], torch.tensor([cut.label for cut in objects], dtype=torch.int64)))
-        whole = torch.count_nonzero(masks, dim=(1, 2))
+        whole = areas(masks)
         for row, cut in enumerate(objects, start=own):
             self._paste_one(picture, masks, row, cut)
-            whole[row] = torch.count_nonzero(masks[row])
-        left = torch.count_nonzero(masks, dim=(1, 2))
+            whole[row] = areas(masks[row : row + 1])[0]
+        left = areas(masks)
 
         new = torch.arange(len(labels)) >= own
         boxes = torch.cat((sample["boxes"].as_subclass(Tensor), torch.zeros(len(objects), 4)))
@@ -227,10 +227,10 @@ def resized(pixels: Tensor, mask: Tensor, factor: float, *, nearest: bool) -> tu
         return pixels, mask
     rows, columns = nearest_places(height, size[0], 0, size[0]), nearest_places(width, size[1], 0, size[1])
     if nearest:
-        larger = pixels.index_select(1, rows).index_select(2, columns)
+        larger = sampled(pixels, rows, columns)
     else:
         larger = F.resize(pixels, list(size), antialias=True)
-    return larger, mask.index_select(0, rows).index_select(1, columns)
+    return larger, sampled(mask[None], rows, columns)[0]
 
 
 def softened(pixels: Tensor, mask: Tensor, sigma: float, margin: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -49,6 +50,18 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return (corners * across.any(dim=1)[:, None]).float()
 
 
+def areas(masks: Tensor) -> Tensor:
+    """Pixels (N,) int64 of masks (N, H, W) of 0 and 1."""
+    return torch.tensor(
+        [np.count_nonzero(mask) for mask in masks.contiguous().numpy().view(np.bool_)], dtype=torch.int64
+    )
+
+
+def sampled(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The given rows and columns of pictures or masks (N, H, W): (N, rows, columns). NumPy is quicker at it."""
+    return torch.from_numpy(values.numpy().take(rows.numpy(), axis=1).take(columns.numpy(), axis=2))
+
+
 def nearest_places(old: int, new: int, start: int, stop: int) -> Tensor:
     """Where the pixels start..stop-1 of a side come from that was resized from ``old`` to ``new`` pixels: the old pixel
     that holds the new one's centre."""
@@ -76,7 +89,7 @@ def resized_window(
     columns = nearest_places(old[1], size[1], left, left + width)
     plain = image.as_subclass(Tensor)
     if nearest or size == old:
-        picture = plain.index_select(1, rows).index_select(2, columns)
+        picture = sampled(plain, rows, columns)
     else:
         resized = F.resize(plain, list(size), antialias=True)
         picture = resized[:, top : top + height, left : left + width].contiguous()
@@ -88,12 +101,11 @@ def resized_window(
     result = dict(sample)
     if "masks" in sample:
         before = sample["masks"].as_subclass(Tensor)
-        masks = before.index_select(1, rows).index_select(2, columns)
+        masks = sampled(before, rows, columns)
         cut = (boxes != moved).any(dim=1)
         boxes = torch.where(cut[:, None], mask_boxes(masks), boxes)
-        filled = torch.count_nonzero(masks, dim=(1, 2)) > 0
         # an annotation whose mask never had a pixel keeps its box
-        kept &= filled | (~cut & (torch.count_nonzero(before, dim=(1, 2)) == 0))
+        kept &= (areas(masks) > 0) | (~cut & (areas(before) == 0))
         result["masks"] = tv_tensors.Mask(masks)
     result["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
     if not bool(kept.all()):

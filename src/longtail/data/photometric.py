@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from longtail.data.geometry import Sample, uniform
+
+NOTHING = 1e-7  # a weight that cannot change one of 256 levels
 
 
 class RandomBlur(torch.nn.Module):
@@ -29,8 +31,30 @@ class RandomBlur(torch.nn.Module):
         """(3, H, W) -> (3, H, W)."""
         sigma = uniform(*self.sigma)
         sides = [min(self.kernel, 2 * side - 1) for side in (image.shape[-1], image.shape[-2])]
-        blurred: Tensor = F.gaussian_blur(image, kernel_size=sides, sigma=[sigma, sigma])
-        return blurred
+        blurred = gaussian_blur(image.as_subclass(Tensor), (sides[1], sides[0]), sigma)
+        picture: Tensor = tv_tensors.Image(blurred)
+        return picture
+
+
+def gaussian_blur(image: Tensor, kernel: tuple[int, int], sigma: float) -> Tensor:
+    """Gaussian blur, mirrored at the edges; torchvision's to within a rounding, and several times as quick.
+
+    Args:
+        image: (3, H, W) uint8.
+        kernel: height and width of the window in pixels, odd, less than twice the picture's.
+        sigma: width of the Gaussian in pixels.
+    """
+    radii = [side // 2 for side in kernel]
+    blurred = torch.nn.functional.pad(image.float(), [radii[1], radii[1], radii[0], radii[0]], mode="reflect")
+    for axis, radius in zip((1, 2), radii, strict=True):
+        shares = torch.softmax(-(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2) / (2 * sigma**2), dim=0)
+        length = image.shape[axis]
+        total = torch.zeros_like(blurred.narrow(axis, 0, length))
+        for place, share in enumerate(shares.tolist()):
+            if share > NOTHING:
+                total.add_(blurred.narrow(axis, place, length), alpha=share)
+        blurred = total
+    return blurred.round_().to(image.dtype)
 
 
 class ColourAndBlur(torch.nn.Module):
