@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from longtail.build.augmentation import colour, copy_paste, resizing, training_transform, validation_images
+from longtail.build.augmentation import (
+    colour,
+    copy_paste,
+    resizing,
+    stage_images,
+    training_transform,
+    validation_images,
+)
 from longtail.data import AnnotationTable
 from longtail.data.dataset import Draw
 from longtail.data.scale_jitter import FixedSize
 from longtail.data.scenes import GeneratedSet
+from longtail.reports.recipes import explain_recipe
 from longtail.schema import DataError, Recipe, UsageError, dump_recipe, load_recipe
 from longtail.schema.augmentation import StepwiseColour
 from longtail.training.assemble import training_dataset
@@ -110,6 +118,14 @@ def test_options_survive_being_written_down(tmp_path: Path) -> None:
 def test_mistakes_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe(*overrides)
+
+
+def test_a_stage_may_have_colours_of_its_own() -> None:
+    chosen = recipe("stages.end-to-end.colour=stepwise", "images.transpose=1")
+    assert isinstance(stage_images(chosen.images, chosen.stages[0]).colour, StepwiseColour)
+    assert stage_images(chosen.images, chosen.stages[0]).transpose == 1
+    assert stage_images(chosen.images, recipe().stages[0]) is chosen.images
+    assert "colours              stepwise (jitter_probability 0.8" in explain_recipe(chosen)
 
 
 @pytest.mark.parametrize("model", ["faster_rcnn", "mask_rcnn"])

@@ -38,7 +38,7 @@ def command(made: GeneratedSet, out: Path, *overrides: str) -> list[str]:
         ["images.resize=scale_jitter", "images.resize.size=[96, 64]", "images.resize.pad=false", "workers=2"],
         ["images.colour=stepwise", *PASTE, "images.copy_paste.blur=1"],
         ["model=mask_rcnn", "images.resize={type: detr, before: [50, 60], crop: [30, 50]}", "images.transpose=0.5"],
-        ["images.fixed_size=[48, 80]", "images.colour=stepwise"],
+        ["images.fixed_size=[48, 80]", "stages.end-to-end.colour=stepwise"],
     ],
 )
 def test_a_run_with_augmentation(smoke_set: GeneratedSet, tmp_path: Path, overrides: list[str]) -> None:

@@ -12,6 +12,7 @@ from longtail.data.scale_jitter import LargeScaleJitter
 from longtail.data.transforms import crop_or_not, train_transform
 from longtail.schema import augmentation
 from longtail.schema.recipe import Images
+from longtail.schema.stage import StageSpec
 
 
 def training_transform(spec: Images) -> Transform:
@@ -76,6 +77,11 @@ def copy_paste(spec: Images, table: AnnotationTable) -> CopyPaste | None:
                 min_visible=paste.min_visible,
                 blur=paste.blur,
             )
+
+
+def stage_images(spec: Images, stage: StageSpec) -> Images:
+    """`images` as a stage has them."""
+    return spec if stage.colour is None else spec.model_copy(update={"colour": stage.colour})
 
 
 def validation_images(spec: Images) -> Images:

@@ -187,11 +187,13 @@ class CopyPaste:
         # an annotation whose mask never had a pixel keeps its box
         kept = ((left > 0) & (left >= self.min_visible * whole)) | (~new & (whole == 0))
         result: Sample = {
-            "boxes": tv_tensors.BoundingBoxes(boxes[kept], format="XYXY", canvas_size=(height, width)),
-            "labels": labels[kept],
-            "masks": take(tv_tensors.Mask(masks), kept),
-            "pasted": new[kept],
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": labels,
+            "masks": tv_tensors.Mask(masks),
+            "pasted": new,
         }
+        if not bool(kept.all()):
+            result = {name: take(value, kept) for name, value in result.items()}
         return tv_tensors.Image(picture), result
 
     def _paste_one(self, picture: Tensor, masks: Tensor, row: int, cut: CutOut) -> None:

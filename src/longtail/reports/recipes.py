@@ -55,6 +55,8 @@ def explain_stage(recipe: Recipe, stage: StageSpec) -> list[str]:
     ]
     seams += [("feature replay", part_text(part)) for part in stage.replay] or [("feature replay", "none")]
     seams += [("auxiliary loss", part_text(part)) for part in stage.auxiliary_losses]
+    if stage.colour is not None:
+        seams.append(("colours", part_text(stage.colour)))
     if stage.start_from:
         seams.append(("starts from", stage.start_from))
     if stage.trainable.only or stage.trainable.freeze:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from longtail.build.augmentation import copy_paste, training_transform, validation_images
+from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
 from longtail.build.detector import build_detector
 from longtail.build.losses import auxiliary_losses
 from longtail.build.samplers import stage_sampler
@@ -123,7 +123,8 @@ def assemble_stage(
             say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics, trust=trust))
         teacher.eval().requires_grad_(False)
 
-    dataset = training_dataset(recipe, data.table, data.images)
+    own_images = recipe.model_copy(update={"images": stage_images(recipe.images, spec)})
+    dataset = training_dataset(own_images, data.table, data.images)
     validation = None
     if data.val_table is not None:
         validation = training_dataset(
