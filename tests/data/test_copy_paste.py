@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as codec
 from torch import Tensor
@@ -323,6 +325,30 @@ def test_an_object_lies_inside_the_picture_or_covers_it(painted: tuple[Annotatio
                 assert sample["boxes"].tolist() == [[0, 0, 20, 20]]
     for places in ({x for x, _ in corners}, {y for _, y in corners}):
         assert min(places) == 0 and max(places) == 11
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(3, 30), max_size=5), st.floats(0, 1),
+    st.sampled_from([0.0, 1.5]), st.integers(0, 10_000),
+)  # fmt: skip
+def test_any_objects_on_any_picture(
+    height: int, width: int, sizes: list[int], min_visible: float, blur: float, seed: int
+) -> None:
+    donors = DonorIndex(np.zeros(1, np.int32), np.array([0, 1]), np.ones(1))
+    copy_paste = CopyPaste(donors, scale=(0.1, 3.0), min_visible=min_visible, blur=blur)
+    objects = [replace(donor(size), label=place) for place, size in enumerate(sizes)]
+    torch.manual_seed(seed)
+    image, sample = copy_paste.paste(*blank(height, width), objects)
+    assert image.shape == (3, height, width)
+    assert len({len(sample[name]) for name in ("boxes", "labels", "masks", "pasted")}) == 1
+    labels = sample["labels"].tolist()
+    assert labels == sorted(set(labels)) and set(labels) <= set(range(len(sizes)))
+    assert sample["pasted"].all()
+    assert torch.equal(sample["boxes"].as_subclass(Tensor), mask_boxes(sample["masks"]))
+    assert sample["masks"].flatten(1).any(dim=1).all() and (sample["masks"].sum(dim=0) <= 1).all()
+    if blur == 0 and min_visible == 0:
+        assert torch.equal(sample["masks"].sum(dim=0) > 0, image[0] > 0)
 
 
 def test_scale_is_relative_to_the_fit_of_the_donors_picture(painted: tuple[AnnotationTable, Path]) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import tv_tensors
 
-from longtail.data.geometry import mask_boxes, nearest_places, resized_window, uniform
+from longtail.data.geometry import mask_boxes, nearest_places, resize_picture, resized_window, uniform
 from longtail.data.scale_jitter import FixedSize, LargeScaleJitter, RandomSizeCrop
-from longtail.data.transforms import crop_or_not
+from longtail.data.transforms import crop_or_not, train_transform
 
 FILL = (9, 8, 7)
 
@@ -139,6 +139,20 @@ def test_the_picture_is_interpolated_as_torchvision_does() -> None:
         image.as_subclass(Tensor)[None].float(), (41, 33), mode="bilinear", antialias=True
     )
     assert (resized.float() - whole[0, :, 3:33, 5:25]).abs().max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 6)] * 4), st.integers(0, 1000))
+def test_tiny_pictures_are_resized_like_large_ones(sides: tuple[int, int, int, int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, *sides[:2]), dtype=torch.uint8, generator=generator)
+    wanted = torch.nn.functional.interpolate(image[None].float(), sides[2:], mode="bilinear", antialias=True)[0]
+    assert (resize_picture(image, sides[2:]).float() - wanted).abs().max() <= 1.01
+    boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=sides[:2])
+    ordinary = train_transform([1], 500, flip=0)(tv_tensors.Image(image), {"boxes": boxes, "labels": torch.zeros(0)})[0]
+    size = ordinary.shape[1:]
+    wanted = torch.nn.functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    assert (ordinary.float() - wanted).abs().max() <= 1.01
 
 
 def test_the_mean_factor_and_its_range() -> None:

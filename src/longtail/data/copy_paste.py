@@ -17,7 +17,17 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from longtail.data.geometry import Sample, areas, integer, mask_boxes, nearest_places, sampled, take, uniform
+from longtail.data.geometry import (
+    Sample,
+    areas,
+    integer,
+    mask_boxes,
+    nearest_places,
+    resize_picture,
+    sampled,
+    take,
+    uniform,
+)
 from longtail.data.table import AnnotationTable
 from longtail.schema.errors import DataError
 
@@ -114,9 +124,9 @@ class CutOut:
 class CopyPaste:
     """Pastes objects onto a picture, one after the other, each at a random place.
 
-    An object is resized, mirrored or not, and put where it lies wholly inside the picture if it fits and wherever it
-    covers the picture if it does not. What it covers is cut from the masks of the objects below; their boxes become the
-    bounds of what is left, and those with too little left are removed.
+    An object is resized, mirrored or not, and put where it lies wholly inside the picture if it fits, and where its
+    bounds hold the whole picture if it does not. What it covers is cut from the masks of the objects below; their boxes
+    become the bounds of what is left, and those with too little left are removed.
 
     Args:
         donors: what can be pasted.
@@ -231,7 +241,7 @@ def resized(pixels: Tensor, mask: Tensor, factor: float, *, nearest: bool) -> tu
     if nearest:
         larger = sampled(pixels, rows, columns)
     else:
-        larger = F.resize(pixels, list(size), antialias=True)
+        larger = resize_picture(pixels, size)
     return larger, sampled(mask[None], rows, columns)[0]
 
 

@@ -68,6 +68,19 @@ def nearest_places(old: int, new: int, start: int, stop: int) -> Tensor:
     return ((2 * torch.arange(start, stop) + 1) * old) // (2 * new)
 
 
+def resize_picture(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture (3, H, W) uint8 at another (height, width), bilinear with antialiasing.
+
+    PyTorch's uint8 kernel takes a picture one pixel wide for one stored channels last, and gives wrong values or fails;
+    such pictures are resized as floating point numbers.
+    """
+    if size[1] == 1:
+        thin: Tensor = F.resize(image.float(), list(size), antialias=True)
+        return thin.round().clamp(0, 255).to(image.dtype)
+    resized: Tensor = F.resize(image, list(size), antialias=True)
+    return resized
+
+
 def resized_window(
     image: Tensor, sample: Sample, size: tuple[int, int], window: tuple[int, int, int, int], *, nearest: bool = False
 ) -> tuple[Tensor, Sample]:
@@ -91,7 +104,7 @@ def resized_window(
     if nearest or size == old:
         picture = sampled(plain, rows, columns)
     else:
-        resized = F.resize(plain, list(size), antialias=True)
+        resized = resize_picture(plain, size)
         picture = resized[:, top : top + height, left : left + width].contiguous()
 
     factors = torch.tensor([size[1] / old[1], size[0] / old[0]]).repeat(2)

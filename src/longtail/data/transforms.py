@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from longtail.data.geometry import take
+from longtail.data.geometry import resize_picture, take
 from longtail.data.scale_jitter import FixedSize, RandomSizeCrop
 
 NO_LIMIT = 2**31 - 1
@@ -41,6 +41,9 @@ class ResizeShortSide(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resizes one of picture, boxes, masks."""
+        if isinstance(inpt, tv_tensors.Image):
+            height, width = params["size"]
+            return tv_tensors.Image(resize_picture(inpt.as_subclass(Tensor), (height, width)))
         return F.resize(inpt, params["size"], antialias=True)
 
 
