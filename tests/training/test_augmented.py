@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from longtail.cli.main import main
 from longtail.data.scenes import GeneratedSet
+from longtail.training import loop
 
 FAST = [
     "scale=tiny", "model.backbone=tiny32", "model.neck.channels=16", "model.regions.channels=32",
@@ -45,6 +48,36 @@ def test_a_run_with_augmentation(smoke_set: GeneratedSet, tmp_path: Path, overri
     assert main(command(smoke_set, tmp_path / "run", *overrides)) == 0
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert any(",loss," in row for row in rows)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_run_cut_off_and_resumed_draws_the_same_pictures(
+    smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*PASTE, "images.resize=scale_jitter", "images.resize.size=[64, 64]", "images.colour=stepwise"]
+    words = command(smoke_set, tmp_path / "whole", *options, "stages.*.schedule.images=24")
+    assert main([*words, "workers=2"]) == 0
+    steps, original = 0, loop.step_losses
+
+    def dying(*arguments: object) -> dict[str, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        if steps > 4:
+            raise Killed
+        return original(*arguments)
+
+    words[words.index("--out") + 1] = str(tmp_path / "cut")
+    monkeypatch.setattr(loop, "step_losses", dying)
+    assert main(words) == 1
+    monkeypatch.setattr(loop, "step_losses", original)
+    assert main([*words, "--resume"]) == 0
+    last = Path("checkpoints") / "last" / "model.safetensors"
+    whole, cut = load_file(tmp_path / "whole" / last), load_file(tmp_path / "cut" / last)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
 def test_copy_paste_without_masks_is_refused_before_anything_is_written(
