@@ -8,20 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as codec
 from torch import Tensor
-from torchvision import tv_tensors
 
 from longtail.data import AnnotationTable
-from longtail.data.copy_paste import CopyPaste, CutOut, DonorIndex, overlap, require_masks
+from longtail.data.copy_paste import CopyPaste, DonorIndex, require_masks
 from longtail.data.dataset import DetectionDataset, Draw
 from longtail.data.geometry import mask_boxes
 from longtail.data.loader import PositionBatches, make_loader
 from longtail.data.photometric import ColourAndBlur
 from longtail.data.scale_jitter import LargeScaleJitter
+from longtail.data.scenes import GeneratedSet
+from longtail.data.sources import read_sources
 from longtail.data.transforms import train_transform
 from longtail.schema import DataError
 
@@ -273,6 +272,19 @@ def test_with_probability_0_nothing_changes(painted: tuple[AnnotationTable, Path
     assert target.keys() == plain[1].keys()
 
 
+def test_donors_come_from_every_source_of_a_joined_table(
+    painted: tuple[AnnotationTable, Path], smoke_set: GeneratedSet
+) -> None:
+    table, folder = painted
+    joined = read_sources([folder / "a.json", smoke_set.train], [folder, smoke_set.images])
+    dataset = DetectionDataset(joined, None, with_masks=True, copy_paste=paste(joined))
+    pasted: set[int] = set()
+    for seed in range(20):
+        _, target = dataset[Draw(0, seed)]
+        pasted |= set(target["labels"][target["pasted"]].tolist())
+    assert min(pasted) < CLASSES <= max(pasted)
+
+
 def test_data_without_all_masks_are_refused(painted: tuple[AnnotationTable, Path]) -> None:
     table, _ = painted
     with pytest.raises(DataError, match=r"a\.json: copy-paste needs a mask .* have none .*copy_paste=none"):
@@ -289,102 +301,3 @@ def test_data_without_all_masks_are_refused(painted: tuple[AnnotationTable, Path
     crowds = replace(table, iscrowd=np.ones_like(table.iscrowd))
     with pytest.raises(DataError, match="no object that could be pasted"):
         DonorIndex.from_table(crowds, power=0.5)
-
-
-def blank(height: int, width: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """A black picture without objects."""
-    sample = {
-        "boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(height, width)),
-        "labels": torch.zeros(0, dtype=torch.int64),
-        "masks": tv_tensors.Mask(torch.zeros(0, height, width, dtype=torch.uint8)),
-    }
-    return tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8)), sample
-
-
-def donor(size: int, frame: tuple[int, int] = (20, 20)) -> CutOut:
-    """A white cross."""
-    mask = torch.zeros(size, size, dtype=torch.uint8)
-    mask[size // 3 : -(size // 3)] = 1
-    mask[:, size // 3 : -(size // 3)] = 1
-    return CutOut(torch.full((3, size, size), 255, dtype=torch.uint8), mask, 2, frame)
-
-
-def test_an_object_lies_inside_the_picture_or_covers_it(painted: tuple[AnnotationTable, Path]) -> None:
-    corners = set()
-    for size in (9, 30):
-        for seed in range(60):
-            torch.manual_seed(seed)
-            black, empty = blank(20, 20)
-            image, sample = paste(painted[0], scale=(1, 1)).paste(black, empty, [donor(size)])
-            assert not black.any() and not len(empty["masks"]), "what is handed in stays"
-            assert torch.equal(sample["masks"][0] > 0, image[0] > 0)
-            if size == 9:
-                assert int(sample["masks"].sum()) == int(donor(9).mask.sum()), "an object that fits is whole"
-                corners.add(tuple(sample["boxes"][0, :2].tolist()))
-            else:
-                assert sample["boxes"].tolist() == [[0, 0, 20, 20]]
-    for places in ({x for x, _ in corners}, {y for _, y in corners}):
-        assert min(places) == 0 and max(places) == 11
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(3, 30), max_size=5), st.floats(0, 1),
-    st.sampled_from([0.0, 1.5]), st.integers(0, 10_000),
-)  # fmt: skip
-def test_any_objects_on_any_picture(
-    height: int, width: int, sizes: list[int], min_visible: float, blur: float, seed: int
-) -> None:
-    donors = DonorIndex(np.zeros(1, np.int32), np.array([0, 1]), np.ones(1))
-    copy_paste = CopyPaste(donors, scale=(0.1, 3.0), min_visible=min_visible, blur=blur)
-    objects = [replace(donor(size), label=place) for place, size in enumerate(sizes)]
-    torch.manual_seed(seed)
-    image, sample = copy_paste.paste(*blank(height, width), objects)
-    assert image.shape == (3, height, width)
-    assert len({len(sample[name]) for name in ("boxes", "labels", "masks", "pasted")}) == 1
-    labels = sample["labels"].tolist()
-    assert labels == sorted(set(labels)) and set(labels) <= set(range(len(sizes)))
-    assert sample["pasted"].all()
-    assert torch.equal(sample["boxes"].as_subclass(Tensor), mask_boxes(sample["masks"]))
-    assert sample["masks"].flatten(1).any(dim=1).all() and (sample["masks"].sum(dim=0) <= 1).all()
-    if blur == 0 and min_visible == 0:
-        assert torch.equal(sample["masks"].sum(dim=0) > 0, image[0] > 0)
-
-
-def test_scale_is_relative_to_the_fit_of_the_donors_picture(painted: tuple[AnnotationTable, Path]) -> None:
-    _, sample = paste(painted[0], scale=(0.5, 0.5)).paste(*blank(80, 120), [donor(9, frame=(20, 40))])
-    left, top, right, bottom = sample["boxes"][0].tolist()
-    assert (right - left, bottom - top) == (14, 14)  # 9 pixels x min(80 / 20, 120 / 40) x 0.5, rounded
-
-
-def test_a_soft_edge_blends_and_leaves_the_mask_sharp(painted: tuple[AnnotationTable, Path]) -> None:
-    for seed in range(10):
-        torch.manual_seed(seed)
-        sharp, before = paste(painted[0]).paste(*blank(40, 40), [donor(12)])
-        torch.manual_seed(seed)
-        soft, sample = paste(painted[0], blur=1.0).paste(*blank(40, 40), [donor(12)])
-        assert torch.equal(before["masks"], sample["masks"])
-        wanted = torch.nn.functional.pad(sharp[:1].float(), (9, 9, 9, 9))
-        kernel = torch.exp(-(torch.arange(-3, 4.0) ** 2) / 2)
-        kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
-        wanted = torch.nn.functional.conv2d(wanted[None], kernel[None, None])[0, 0, 6:-6, 6:-6]
-        left, top, right, bottom = (int(v) for v in sample["boxes"][0].tolist())
-        if left > 3 and top > 3 and right < 37 and bottom < 37:
-            assert (soft[0] - wanted).abs().max() <= 1, "white on black shows the share of the object itself"
-
-
-def test_an_object_without_a_pixel_is_counted_and_not_pasted(painted: tuple[AnnotationTable, Path]) -> None:
-    nothing = CutOut.of(torch.zeros(3, 5, 5, dtype=torch.uint8), torch.zeros(5, 5, dtype=torch.uint8), 1)
-    assert nothing.mask.shape == (0, 0)
-    image, sample = paste(painted[0]).paste(*blank(20, 20), [nothing])
-    assert not image.any()
-    assert len(sample["labels"]) == len(sample["pasted"]) == 0
-
-
-def test_overlaps_are_those_of_a_loop() -> None:
-    for start in range(-8, 12):
-        for length in range(12):
-            side, part = overlap(start, length, 6)
-            inside = [(place, place - start) for place in range(start, start + length) if 0 <= place < 6]
-            assert list(range(*side.indices(6))) == [place for place, _ in inside]
-            assert list(range(*part.indices(length))) == [place for _, place in inside]
