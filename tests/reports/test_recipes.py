@@ -26,6 +26,13 @@ def test_replay_and_frozen_parts_are_named() -> None:
     assert "everything except backbone" in text
 
 
+def test_augmentation_that_is_on_is_named() -> None:
+    text = explain_recipe(load_recipe("rfs", ["images.copy_paste=class_aware", "images.resize=scale_jitter"]))
+    assert "pictures  class_aware (probability 0.5, max_objects 3, power 0.5" in text
+    assert "pictures  scale_jitter (size [1024, 1024], scale [0.1, 2.0]" in text
+    assert explain_recipe(load_recipe("rfs")).count("pictures  ") == 1
+
+
 def test_the_list_shows_sources() -> None:
     text = list_recipes([load_recipe(name) for name in recipe_names()])
     assert "Gupta et al., LVIS, CVPR 2019, section 4" in text

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
+from longtail.data.copy_paste import CopyPaste, CutOut
 from longtail.data.sources import picture_folders
 from longtail.data.table import AnnotationTable
 from longtail.schema.errors import DataError
@@ -36,7 +37,8 @@ class Target(TypedDict, total=False):
         boxes (G, 4) float32, corners x1, y1, x2, y2 in pixels of the picture as given; labels (G,) int64 in 0..C-1;
         masks (G, H, W) uint8; image_index row of the annotation table; draw_seed seed of every draw made for this
         picture in this step; original_size (height, width) of the file after EXIF rotation; dropped objects that lost
-        their whole area to the transform.
+        their whole area to the transform or too much of it to pasted ones; pasted (G,) bool, with copy-paste alone:
+        objects that come from other pictures.
     """
 
     boxes: Tensor
@@ -46,6 +48,7 @@ class Target(TypedDict, total=False):
     draw_seed: int
     original_size: tuple[int, int]
     dropped: int
+    pasted: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             a joined table lie in the folders of their sources.
         transform: works on tv_tensors (image, boxes, masks), or None.
         with_masks: whether masks are decoded; every annotation must then have one.
+        copy_paste: pastes objects of this table's pictures before the transform; needs masks, even without
+            ``with_masks``.
         max_pixels: larger pictures are refused before they are decoded.
 
     An item is the picture (3, H, W) uint8, RGB, EXIF rotation applied, and its :class:`Target`. Crowd and ignored
@@ -116,6 +121,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         *,
         transform: Transform | None = None,
         with_masks: bool = False,
+        copy_paste: CopyPaste | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if with_masks and len(table.label) and table.masks is None:
@@ -124,6 +130,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.roots = picture_folders(table, root)
         self.transform = transform
         self.with_masks = with_masks
+        self.copy_paste = copy_paste
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -145,8 +152,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if self.with_masks:
             sample["masks"] = tv_tensors.Mask(torch.from_numpy(self.masks(rows, height, width)))
         image: Tensor = tv_tensors.Image(picture)
-        if self.transform is not None:
-            with seeded(draw.seed):
+        donors: list[int] = []
+        with seeded(draw.seed):
+            if self.copy_paste is not None:
+                donors = self.copy_paste.draw()
+                image, sample = self._pasted(image, sample, rows, donors)
+            if self.transform is not None:
                 image, sample = self.transform(image, sample)
         target = Target(
             boxes=sample["boxes"].as_subclass(Tensor),
@@ -154,11 +165,30 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             image_index=draw.image,
             draw_seed=draw.seed,
             original_size=(height, width),
-            dropped=len(rows) - len(sample["labels"]),
+            dropped=len(rows) + len(donors) - len(sample["labels"]),
         )
+        if self.copy_paste is not None:
+            target["pasted"] = sample["pasted"]
         if self.with_masks:
             target["masks"] = sample["masks"].as_subclass(Tensor)
         return image.as_subclass(Tensor), target
+
+    def _pasted(
+        self, image: Tensor, sample: dict[str, Any], rows: NDArray[np.int64], donors: list[int]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The picture and its sample with the objects of the rows ``donors``."""
+        if not donors or self.copy_paste is None:
+            return image, {**sample, "pasted": torch.zeros(len(rows), dtype=torch.bool)}
+        height, width = image.shape[-2:]
+        masks = sample["masks"] if self.with_masks else torch.from_numpy(self.masks(rows, height, width))
+        image, sample = self.copy_paste.paste(image, {**sample, "masks": masks}, [self.cut_out(row) for row in donors])
+        return image, sample if self.with_masks else {name: v for name, v in sample.items() if name != "masks"}
+
+    def cut_out(self, row: int) -> CutOut:
+        """One object, out of its picture."""
+        picture = self.read(int(self.table.image_index[row]))
+        mask = torch.from_numpy(self.masks(np.array([row]), picture.shape[-2], picture.shape[-1])[0])
+        return CutOut.of(picture, mask, int(self.table.label[row]))
 
     def masks(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.uint8]:
         """Masks (n, H, W) of some annotations of one picture."""

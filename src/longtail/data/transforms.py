@@ -11,6 +11,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from longtail.data.geometry import resize_picture, take
+from longtail.data.scale_jitter import FixedSize, RandomSizeCrop
+
+NO_LIMIT = 2**31 - 1
+
 
 class ResizeShortSide(v2.Transform):  # type: ignore[misc]
     """Resizes to a short side drawn from a list, with a limit on the long side; never changes the aspect ratio.
@@ -36,6 +41,9 @@ class ResizeShortSide(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resizes one of picture, boxes, masks."""
+        if isinstance(inpt, tv_tensors.Image):
+            height, width = params["size"]
+            return tv_tensors.Image(resize_picture(inpt.as_subclass(Tensor), (height, width)))
         return F.resize(inpt, params["size"], antialias=True)
 
 
@@ -71,12 +79,7 @@ class DropDegenerate(torch.nn.Module):
         kept = ((corners[:, 2:] - corners[:, :2]) > 0).all(dim=1)
         if bool(kept.all()):
             return image, {**sample, "boxes": boxes}
-        return image, {name: _take(value, kept) for name, value in {**sample, "boxes": boxes}.items()}
-
-
-def _take(value: Any, kept: Tensor) -> Any:
-    chosen = value.as_subclass(Tensor)[kept]
-    return tv_tensors.wrap(chosen, like=value) if isinstance(value, tv_tensors.TVTensor) else chosen
+        return image, {name: take(value, kept) for name, value in {**sample, "boxes": boxes}.items()}
 
 
 def train_transform(
@@ -88,17 +91,25 @@ def train_transform(
     transpose: float = 0.0,
     brightness: float = 0.0,
     fixed_size: tuple[int, int] | None = None,
+    fill: Sequence[int] = (0, 0, 0),
+    colour: torch.nn.Module | None = None,
+    resize: torch.nn.Module | None = None,
 ) -> v2.Transform:
-    """Scale jitter, flips, brightness, and removal of objects that were lost.
+    """Colours, resizing, flips, brightness, and removal of objects that were lost, in this order.
 
     Args:
         short_sides, long_side: pixels; see :class:`ResizeShortSide`.
         flip, vertical_flip, transpose: probabilities of mirroring left-right, top-bottom, along the diagonal.
         brightness: factors are drawn from 1 - brightness .. 1 + brightness.
         fixed_size: (height, width) every picture gets at last: what is larger is cropped at a random place, what is
-            smaller is set at a random place on black. Objects cropped away are dropped and counted.
+            smaller is set at a random place on one colour. Objects cropped away are dropped and counted.
+        fill: that colour, R, G, B.
+        colour: done before everything else, such as :class:`~longtail.data.photometric.ColourAndBlur`.
+        resize: done instead of :class:`ResizeShortSide`, such as
+            :class:`~longtail.data.scale_jitter.LargeScaleJitter` or :func:`crop_or_not`.
     """
-    steps: list[Any] = [ResizeShortSide(short_sides, long_side)]
+    steps: list[Any] = [] if colour is None else [colour]
+    steps.append(ResizeShortSide(short_sides, long_side) if resize is None else resize)
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if vertical_flip:
@@ -108,6 +119,28 @@ def train_transform(
     if brightness:
         steps.append(v2.ColorJitter(brightness=brightness))
     if fixed_size is not None:
-        steps.append(v2.RandomCrop(fixed_size, pad_if_needed=True))
+        steps.append(FixedSize(fixed_size, fill=fill))
     steps.append(DropDegenerate())
     return v2.Compose(steps)
+
+
+def crop_or_not(
+    short_sides: Sequence[int],
+    long_side: int,
+    *,
+    probability: float = 0.5,
+    before: Sequence[int] = (400, 500, 600),
+    crop: tuple[int, int] = (384, 600),
+) -> v2.Transform:
+    """DETR's resizing: either :class:`ResizeShortSide`; or to a short side of ``before``, then a crop, then that.
+
+    Args:
+        short_sides, long_side: pixels, of the last step.
+        probability: of the crop.
+        before: short sides before the crop, in pixels, without a limit on the long side.
+        crop: range of the crop's height and of its width.
+    """
+    plain = ResizeShortSide(short_sides, long_side)
+    first = ResizeShortSide(before, NO_LIMIT)
+    cropped = v2.Compose([first, RandomSizeCrop(*crop), ResizeShortSide(short_sides, long_side)])
+    return v2.RandomChoice([plain, cropped], p=[1 - probability, probability])

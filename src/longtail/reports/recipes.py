@@ -30,11 +30,18 @@ def explain_recipe(recipe: Recipe) -> str:
         f"model     {model.type}",
         f"backbone  {part_text(model.backbone)}",
         f"pictures  shorter side {sides(recipe.images.short_sides)}, longer at most {recipe.images.long_side} pixels",
+        *(f"pictures  {part_text(part)}" for part in augmentations(recipe)),
         f"groups    {groups_text(recipe)}",
     ]
     for stage in recipe.stages:
         lines += ["", *explain_stage(recipe, stage)]
     return "\n".join(lines)
+
+
+def augmentations(recipe: Recipe) -> list[Part]:
+    """Parts of the recipe's `images` that are switched on."""
+    parts: list[Part] = [recipe.images.colour, recipe.images.resize, recipe.images.copy_paste]
+    return [part for part in parts if part.model_dump()["type"] not in ("none", "short_side")]
 
 
 def explain_stage(recipe: Recipe, stage: StageSpec) -> list[str]:
@@ -48,6 +55,8 @@ def explain_stage(recipe: Recipe, stage: StageSpec) -> list[str]:
     ]
     seams += [("feature replay", part_text(part)) for part in stage.replay] or [("feature replay", "none")]
     seams += [("auxiliary loss", part_text(part)) for part in stage.auxiliary_losses]
+    if stage.colour is not None:
+        seams.append(("colours", part_text(stage.colour)))
     if stage.start_from:
         seams.append(("starts from", stage.start_from))
     if stage.trainable.only or stage.trainable.freeze:

@@ -15,7 +15,10 @@ from longtail.schema.model import backbone_by_name
 from longtail.schema.recipe import Recipe
 
 DEPTH = 3
-BARE_NAMES = ("model", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss", "optimiser")
+BARE_NAMES = (
+    "model", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss", "optimiser", "resize",
+    "colour", "copy_paste",
+)  # fmt: skip
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
 

@@ -7,6 +7,16 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from longtail.schema.augmentation import (
+    Channel,
+    ColourSpec,
+    CopyPasteSpec,
+    NoColour,
+    NoPaste,
+    ResizeSpec,
+    ShortSide,
+    Side,
+)
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import explain
 from longtail.schema.model import Model, ModelSpec
@@ -25,9 +35,25 @@ class Images(Part):
     test_long_side: int = Field(1333, ge=1, description="Longest side at test time.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
+    transpose: float = Field(0.0, ge=0, le=1, description="Probability that x and y are exchanged.")
     brightness: float = Field(0.0, ge=0, le=1, description="Strength of brightness jitter.")
+    colour: ColourSpec = NoColour()
+    resize: ResizeSpec = ShortSide()
+    fixed_size: tuple[Side, Side] | None = Field(
+        None, description="Height and width, in pixels, that pictures are cropped or filled up to at last; none = off."
+    )
+    fill: tuple[Channel, Channel, Channel] = Field(
+        (124, 116, 104), description="Colour (R, G, B) that pictures are filled up with; the default is a mean colour."
+    )
+    copy_paste: CopyPasteSpec = NoPaste()
     keep_empty: bool = Field(True, description="Whether pictures without objects are trained on.")
     max_pixels: int = Field(178_000_000, ge=1, description="Larger pictures are refused before decoding.")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.fixed_size is not None and self.resize.type == "scale_jitter":
+            raise ValueError("resize=scale_jitter gives every picture its own `size`; leave fixed_size at none")
+        return self
 
 
 class Groups(Part):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from longtail.schema.augmentation import ColourSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec, SmoothL1, Softmax
 from longtail.schema.parts import (
     AuxiliaryLossSpec,
@@ -117,6 +118,7 @@ class StageSpec(Part):
     box_weight: float = Field(1.0, ge=0, description="Factor on the box loss of the region head.")
     mask_weight: float = Field(1.0, ge=0, description="Factor on the mask loss.")
     replay: tuple[ReplaySpec, ...] = Field((), description="Feature replay parts, in order.")
+    colour: ColourSpec | None = Field(None, description="Replaces `images.colour` in this stage.")
     trainable: Trainable = Trainable()
     optimiser: OptimiserSpec = SGD()
     schedule: Schedule = Schedule(epochs=24, milestones=(16 / 24, 22 / 24), warmup_images=8000)

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
 from longtail.build.detector import build_detector
 from longtail.build.losses import auxiliary_losses
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
-from longtail.data.transforms import train_transform
 from longtail.models.rcnn import RCNN
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision
@@ -57,16 +57,13 @@ def has_masks(recipe: Recipe) -> bool:
 
 def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path | None) -> DetectionDataset:
     """Training pictures with the recipe's augmentation."""
-    spec = recipe.images
-    transform = train_transform(
-        spec.short_sides,
-        spec.long_side,
-        flip=spec.flip,
-        vertical_flip=spec.vertical_flip,
-        brightness=spec.brightness,
-    )
     return DetectionDataset(
-        table, images, transform=transform, with_masks=has_masks(recipe), max_pixels=spec.max_pixels
+        table,
+        images,
+        transform=training_transform(recipe.images),
+        with_masks=has_masks(recipe),
+        copy_paste=copy_paste(recipe.images, table),
+        max_pixels=recipe.images.max_pixels,
     )
 
 
@@ -126,11 +123,12 @@ def assemble_stage(
             say("teacher: " + load_start(teacher, Path(spec.teacher.weights), spec, data.statistics, trust=trust))
         teacher.eval().requires_grad_(False)
 
-    dataset = training_dataset(recipe, data.table, data.images)
+    own_images = recipe.model_copy(update={"images": stage_images(recipe.images, spec)})
+    dataset = training_dataset(own_images, data.table, data.images)
     validation = None
     if data.val_table is not None:
         validation = training_dataset(
-            recipe.model_copy(update={"images": recipe.images.model_copy(update={"flip": 0.0})}),
+            recipe.model_copy(update={"images": validation_images(recipe.images)}),
             data.val_table,
             data.val_images,
         )
