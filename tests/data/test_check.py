@@ -162,6 +162,8 @@ CORPUS: list[tuple[str, Callable[[Content], Any]]] = [
     ("bbox-duplicate", again()),
     ("area-invalid", first(area="7")),
     ("area-invalid", first(area=-7)),
+    ("flag-invalid", first(iscrowd="0")),
+    ("flag-invalid", first(ignore=2)),
     ("mask-missing", first(segmentation=[])),
     ("mask-missing", first(segmentation=...)),
     ("mask-type", first(segmentation="x")),
@@ -258,6 +260,15 @@ def test_fix_writes_over_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be mended"):
         fix(path, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_list_that_the_file_has_twice(tmp_path: Path) -> None:
+    path = save(tmp_path, clean())
+    text = path.read_text()
+    path.write_text(text[:-1] + ', "categories": []}')
+    assert codes(path) == {"key-repeated"}
+    with pytest.raises(DataError, match="key-repeated"):
+        AnnotationTable.from_coco(path)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

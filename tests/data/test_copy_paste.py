@@ -275,7 +275,7 @@ def test_with_probability_0_nothing_changes(painted: tuple[AnnotationTable, Path
 def test_donors_come_from_every_source_of_a_joined_table(
     painted: tuple[AnnotationTable, Path], smoke_set: GeneratedSet
 ) -> None:
-    table, folder = painted
+    _, folder = painted
     joined = read_sources([folder / "a.json", smoke_set.train], [folder, smoke_set.images])
     dataset = DetectionDataset(joined, None, with_masks=True, copy_paste=paste(joined))
     pasted: set[int] = set()
