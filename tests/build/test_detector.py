@@ -1,18 +1,21 @@
 """From recipes to detectors: every pairing builds, trains a step, or is refused with what would work."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from longtail.build.detector import build_detector
+from longtail.build.detector import adjust, build_detector
+from longtail.build.detector import classifier as classifier_factory
 from longtail.build.losses import box_loss, classification_loss
 from longtail.build.replay import replay_parts
 from longtail.build.samplers import image_sampler, region_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.scenes import GeneratedSet
-from longtail.schema import UsageError, load_recipe, parts
+from longtail.models import ResamplingNMS
+from longtail.schema import UsageError, load_recipe
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec
 from longtail.schema.parts import ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
 
@@ -26,10 +29,12 @@ SMALL = [
     "model.inference.detections_per_image=5",
 ]
 LOSSES = ["softmax", "objectness_softmax", "sigmoid", "focal", "{type: focal, form: softmax}",
-          "{type: sigmoid, background_logit: true}"]  # fmt: skip
-CLASSIFIERS = ["linear", "cosine", "normed_linear"]
+          "{type: sigmoid, background_logit: true}",
+          "balanced_softmax", "{type: balanced_softmax, form: sigmoid}", "class_balanced",
+          "{type: class_balanced, form: focal}", "group_softmax", "logit_adjusted"]  # fmt: skip
+CLASSIFIERS = ["linear", "cosine", "normed_linear", "lws"]
 BOX_LOSSES = ["smooth_l1", "l1", "giou"]
-REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}"]
+REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}", "{type: hard_examples, count: 16}"]
 REPLAY = ["[]", "[{type: object_memory, count: 3, max_images: 30}]"]
 
 
@@ -50,7 +55,7 @@ def pairs() -> list[tuple[str, str, str, str, str, str]]:
         for turn in range(2):
             k = number + turn
             chosen.append(
-                (loss, classifier, BOX_LOSSES[(number + turn) % 3], REGIONS[(k // 3 + turn) % 2],
+                (loss, classifier, BOX_LOSSES[(number + turn) % 3], REGIONS[(k // 3 + turn) % 3],
                  REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
             )  # fmt: skip
     return chosen
@@ -116,7 +121,8 @@ def test_every_part_of_the_schema_is_built(smoke_set: GeneratedSet) -> None:
         assert box_loss(spec()).space in ("deltas", "boxes")
     for spec in members(ReplaySpec):
         assert len(replay_parts([spec()], own)) == 1
-    assert members(ClassifierSpec) == {parts.Linear, parts.Cosine, parts.NormedLinear}
+    for spec in members(ClassifierSpec):
+        assert classifier_factory(spec())(8, 5).num_logits == 5
 
 
 def test_a_pair_that_does_not_work_names_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +132,56 @@ def test_a_pair_that_does_not_work_names_what_does(monkeypatch: pytest.MonkeyPat
     recipe = load_recipe("baseline", [*SMALL, "stages.*.classification_loss=softmax"])
     with pytest.raises(UsageError, match="it works with: cosine"):
         build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "objectness_softmax", "logit_adjusted", "class_balanced"])
+def test_the_deconfounded_classifier_trains_with_softmax_losses_and_gathers_its_mean(loss: str) -> None:
+    overrides = [*SMALL, f"stages.*.classification_loss={loss}", "model.classifier=deconfounded"]
+    recipe = load_recipe("baseline", overrides)
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    target = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([2]), "draw_seed": 5}
+    model.eval()
+    model.losses([torch.rand(3, 64, 64)], [target])
+    assert not model.box.classifier.mean.any(), "not in training, nothing gathered"
+    model.losses([torch.rand(3, 64, 64)], [target], update_state=True)
+    assert model.box.classifier.mean.any()
+    assert model.detect([torch.rand(3, 64, 64)])[0]["scores"].isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "focal", "group_softmax", "{type: balanced_softmax, form: sigmoid}"])
+def test_what_changes_class_logits_afterwards_wants_softmax_scores(loss: str) -> None:
+    overrides = [*SMALL, f"stages.*.classification_loss={loss}"]
+    for change in ("model.classifier=deconfounded", "model.inference.adjust=adjust_logits"):
+        recipe = load_recipe("baseline", [*overrides, change])
+        with pytest.raises(UsageError, match=r"works with: cosine, linear|softmax over the classes"):
+            build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+
+
+def test_adjusting_is_set_and_taken_back() -> None:
+    recipe = load_recipe("baseline", [*SMALL, "model.inference.adjust=tau_normalise"])
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    assert model.box.adjustment is not None
+    adjust(model, None, statistics())
+    assert model.box.adjustment is None
+
+
+def test_nms_resampling_takes_its_thresholds_from_the_groups() -> None:
+    recipe = load_recipe("baseline", [*SMALL, "groups.edges=[2, 20]", "model.proposals.filter={type: resampling_nms}"])
+    own = replace(statistics(), edges=(2, 20))
+    found = build_detector(recipe, recipe.stages[0], own, pretrained=False).rpn.proposal_filter
+    assert isinstance(found, ResamplingNMS)
+    assert found.thresholds[found.kind].tolist() == pytest.approx([0.7, 0.8, 0.9, 0.7]), "f, c, r, background"
+
+
+def test_ldam_takes_cosines_as_they_are() -> None:
+    overrides = [*SMALL, "stages.*.classification_loss=ldam"]
+    for classifier in ("linear", "normed_linear", "cosine", "{type: cosine, scale: 1}"):
+        recipe = load_recipe("baseline", [*overrides, f"model.classifier={classifier}"])
+        with pytest.raises(UsageError, match="cosine"):
+            build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    recipe = load_recipe("baseline", [*overrides, "model.classifier={type: cosine, scale: 1, learn_norm: false}"])
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    assert model.box.classifier(torch.randn(4, 16)).abs().max() <= 1 + 1e-5
 
 
 def test_a_stage_can_have_a_classifier_of_its_own() -> None:

@@ -127,6 +127,15 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return calls
 
 
+def test_eval_changes_settings_under_a_name_of_their_own(evaluated: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    change = "model.inference.adjust.tau=0.5"
+    assert main(["eval", "run", change, "--quiet"]) == 2
+    assert "--split NAME" in capsys.readouterr().err
+    assert evaluated.named is None
+    assert main(["eval", "run", change, "--split", "half", "--quiet"]) == 0
+    assert (evaluated["overrides"], evaluated["split"]) == ([change], "half")
+
+
 def test_eval_prints_a_table_per_protocol(evaluated: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "run", "--protocol", "lvis, fixed", "--checkpoint", "best", "--quiet"]) == 0
     assert evaluated.positional == (Path("run"),)

@@ -31,7 +31,7 @@ def test_states_what_it_needs(case):
     assert loss.heads
     assert loss.heads <= {"roi", "dense", "query"}
     assert loss.classifiers
-    assert loss.classifiers <= {"linear", "cosine", "normed_linear"}
+    assert loss.classifiers <= {"linear", "cosine", "normed_linear", "lws", "deconfounded"}
     assert loss.num_logits >= loss.num_classes == 5
     assert loss.bias_prior is None or isinstance(loss.bias_prior, float)
     assert not list(loss.parameters())

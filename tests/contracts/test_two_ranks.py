@@ -13,6 +13,7 @@ import torch.distributed as dist
 from contract_parts import LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
 
 from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
+from longtail.models import DeconfoundedClassifier
 from longtail.training.averages import mean_losses
 
 
@@ -95,6 +96,21 @@ def replays(rank):
         equal_on_both(shared, case.id)
 
 
+def classifiers(rank):
+    """The deconfounded classifier's mean is that of all processes' objects together; one may have none."""
+    classifier = DeconfoundedClassifier(4, 6, momentum=0.5)
+    expected = torch.zeros(4)
+    for counts in ((2, 6), (3, 0), (0, 0)):  # labels 0 .. 4 are classes, 5 is the background
+        parts = [torch.arange(4.0 * n).reshape(n, 4) + r for r, n in enumerate(counts)]
+        labels = [torch.arange(n) for n in counts]
+        classifier.observe(parts[rank], labels[rank], 5)
+        objects = torch.cat([x[y < 5] for x, y in zip(parts, labels, strict=True)])
+        if len(objects):
+            expected = 0.5 * expected + objects.mean(dim=0)
+        torch.testing.assert_close(classifier.mean, expected)
+    equal_on_both(dict(classifier.named_buffers()), "DeconfoundedClassifier")
+
+
 if __name__ == "__main__":
     this_rank = int(sys.argv[1])
     dist.init_process_group("gloo", init_method=Path(sys.argv[2]).as_uri(), rank=this_rank, world_size=2)
@@ -102,5 +118,6 @@ if __name__ == "__main__":
     divisors_and_means(this_rank)
     losses(this_rank)
     replays(this_rank)
+    classifiers(this_rank)
     dist.barrier()
     dist.destroy_process_group()

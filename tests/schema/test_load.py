@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from longtail.schema import UsageError, dump_recipe, load_recipe, recipe_names, scale_names
+from longtail.schema import UsageError, change_recipe, dump_recipe, load_recipe, recipe_names, scale_names
 from longtail.schema.load import merge
 
 
@@ -137,3 +137,25 @@ def test_a_bare_name_can_be_refined_afterwards() -> None:
     assert recipe.stages[0].sampler.exponent == 1
     assert recipe.stages[0].sampler.threshold == 0.08, "the scale's default survives"
     assert load_recipe("baseline", ["model.backbone=timm/convnext_tiny"]).model.backbone.type == "timm"
+
+
+def test_a_resolved_recipe_changes_only_where_it_may() -> None:
+    recipe = load_recipe("baseline", ["scale=tiny"])
+    changed = change_recipe(recipe, ["model.inference.adjust={type: adjust_logits, tau: 2}"], below="model.inference")
+    assert changed.model.inference.adjust is not None
+    assert changed.model.inference.adjust.tau == 2
+    assert recipe.model.inference.adjust is None
+    assert change_recipe(recipe, ["model.inference.adjust=tau_normalise"], below="model.inference") != recipe
+    assert change_recipe(recipe, [], below="model.inference") == recipe
+    for text, said in {"seed=3": "below model.inference", "model.inference.adjst=1": "adjust"}.items():
+        with pytest.raises(UsageError, match=said):
+            change_recipe(recipe, [text], below="model.inference")
+
+
+def test_scales_know_the_lengths_of_stages_by_name(tmp_path: Path) -> None:
+    tiny, large = (load_recipe("crt", [f"scale={scale}"]).stages[1] for scale in ("tiny", "lvis_v1"))
+    assert (tiny.schedule.images, large.schedule.epochs, large.optimiser.lr) == (960, 12, 0.01)
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nextends: crt\nstages: [{name: classifier, schedule: {images: 400}}]\n")
+    assert load_recipe(file, ["scale=lvis_v1"]).stages[1].schedule.images == 400
+    assert load_recipe(file, ["scale=lvis_v1"]).stages[1].schedule.epochs is None

@@ -6,18 +6,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.build.losses import box_loss, classification_loss
 from longtail.build.replay import replay_parts
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
-from longtail.models import CosineClassifier, LinearClassifier, NormedLinear, faster_rcnn, mask_rcnn
+from longtail.losses import LDAMLoss
+from longtail.models import (
+    CosineClassifier,
+    DeconfoundedClassifier,
+    LearnableWeightScaling,
+    LinearClassifier,
+    NormedLinear,
+    ResamplingNMS,
+    adjust_logits,
+    faster_rcnn,
+    mask_rcnn,
+    tau_normalise,
+)
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.matching import Matcher
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import ImageBatcher
-from longtail.models.proposals import LevelNMS, ProposalNetwork, TopN
+from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, TopN
 from longtail.models.rcnn import RCNN, ClassifierFactory, proposal_network
 from longtail.models.tiny import tiny32
 from longtail.schema import Recipe, StageSpec, UsageError, parts
@@ -49,6 +62,11 @@ def build_detector(
             f"stage {stage.name!r}: the loss {stage.classification_loss.type!r} does not work with the classifier "
             f"{chosen.type!r}; it works with: {', '.join(sorted(loss.classifiers))}"
         )
+    if isinstance(loss, LDAMLoss) and chosen != parts.Cosine(scale=1, learn_norm=False):
+        raise UsageError(
+            f"stage {stage.name!r}: the loss 'ldam' takes plain cosines and scales them itself; set the classifier to "
+            "{type: cosine, scale: 1, learn_norm: false}"
+        )
     arguments: dict[str, Any] = {
         "num_classes": statistics.num_classes,
         "classification_loss": loss,
@@ -59,7 +77,7 @@ def build_detector(
         "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
         "replay": replay_parts(stage.replay, statistics),
         "matcher": matcher(model.regions.matcher),
-        "proposal": proposals(model.proposals, pyramid),
+        "proposal": proposals(model.proposals, pyramid, statistics),
         "embedding_size": model.regions.channels,
         "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
         "class_agnostic_box": model.regions.class_agnostic,
@@ -77,18 +95,18 @@ def build_detector(
             pre_nms_cap=model.inference.pre_nms_cap,
         ),
     }
-    if model.type == "faster_rcnn":
-        return faster_rcnn(pyramid, **arguments)
-    return mask_rcnn(
-        pyramid,
-        **arguments,
-        mask_predictor=model.masks.predictor,
-        mask_layers=model.masks.channels,
-        mask_hidden=model.masks.channels[-1],
-        mask_pool=region_pool(pyramid, model.masks.pool_size, model.regions),
-        class_agnostic_mask=model.masks.class_agnostic,
-        mask_weight=stage.mask_weight,
-    )
+    if model.type == "mask_rcnn":
+        arguments |= {
+            "mask_predictor": model.masks.predictor,
+            "mask_layers": model.masks.channels,
+            "mask_hidden": model.masks.channels[-1],
+            "mask_pool": region_pool(pyramid, model.masks.pool_size, model.regions),
+            "class_agnostic_mask": model.masks.class_agnostic,
+            "mask_weight": stage.mask_weight,
+        }
+    detector = (faster_rcnn if model.type == "faster_rcnn" else mask_rcnn)(pyramid, **arguments)
+    adjust(detector, model.inference.adjust, statistics)
+    return detector
 
 
 def backbone(
@@ -141,7 +159,7 @@ def matcher(spec: specs.MatcherSpec) -> Matcher:
     )
 
 
-def proposals(spec: specs.Proposals, pyramid: PyramidBackbone) -> ProposalNetwork:
+def proposals(spec: specs.Proposals, pyramid: PyramidBackbone, statistics: ClassStatistics) -> ProposalNetwork:
     """The region proposal network.
 
     Raises:
@@ -158,12 +176,21 @@ def proposals(spec: specs.Proposals, pyramid: PyramidBackbone) -> ProposalNetwor
         sampler=region_sampler(spec.region_sampler, negative_iou=spec.matcher.low),
         matcher=matcher(spec.matcher),
         box_loss=box_loss(spec.box_loss),
-        proposal_filter=LevelNMS(spec.nms_threshold),
+        proposal_filter=proposal_filter(spec, statistics),
         top_in_losses=TopN(spec.before_nms[0], spec.after_nms[0]),
         top_in_detect=TopN(spec.before_nms[1], spec.after_nms[1]),
         anchor_sizes=[(size,) for size in spec.anchor_sizes],
         anchor_ratios=spec.aspect_ratios,
     )
+
+
+def proposal_filter(spec: specs.Proposals, statistics: ClassStatistics) -> ProposalFilter:
+    """Which candidates become proposals."""
+    if spec.filter is None:
+        return LevelNMS(spec.nms_threshold)
+    by_group = {"r": spec.filter.rare, "c": spec.filter.common, "f": spec.filter.frequent, "-": spec.filter.frequent}
+    thresholds = torch.tensor([by_group[group] for group in statistics.group.tolist()], dtype=torch.float64)
+    return ResamplingNMS(thresholds, background_threshold=spec.nms_threshold, match_iou=spec.filter.match_iou)
 
 
 def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> MultiScaleRoIAlign:
@@ -172,7 +199,23 @@ def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> Mul
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
 
 
-def classifier(spec: parts.Linear | parts.Cosine | parts.NormedLinear) -> ClassifierFactory:
+def adjust(model: RCNN, spec: specs.TauNormalise | specs.AdjustLogits | None, statistics: ClassStatistics) -> None:
+    """Sets what happens to the class logits when detecting; again whenever the weights have changed.
+
+    Raises:
+        UsageError: the model has another loss or classifier than the tool needs.
+    """
+    match spec:
+        case None:
+            model.box.adjustment = None
+        case specs.TauNormalise():
+            tau_normalise(model, tau=spec.tau, keep_bias=spec.keep_bias, keep_background=spec.keep_background)
+        case specs.AdjustLogits():
+            counts = torch.as_tensor(statistics.instance_counts)
+            adjust_logits(model, counts, tau=spec.tau, keep_background=spec.keep_background)
+
+
+def classifier(spec: parts.ClassifierSpec) -> ClassifierFactory:
     """(in_features, num_logits) -> classifier."""
     match spec:
         case parts.Linear():
@@ -181,3 +224,14 @@ def classifier(spec: parts.Linear | parts.Cosine | parts.NormedLinear) -> Classi
             return partial(CosineClassifier, scale=spec.scale, learn_norm=spec.learn_norm)
         case parts.NormedLinear():
             return partial(NormedLinear, temperature=spec.temperature, power=spec.power)
+        case parts.WeightScaling():
+            return LearnableWeightScaling
+        case parts.Deconfounded():
+            return partial(
+                DeconfoundedClassifier,
+                heads=spec.heads,
+                temperature=spec.temperature,
+                gamma=spec.gamma,
+                alpha=spec.alpha,
+                momentum=spec.momentum,
+            )

@@ -9,11 +9,16 @@ import torch
 from longtail.data import ClassStatistics
 from longtail.losses import (
     AuxiliaryLoss,
+    BalancedSoftmaxLoss,
     BoxLoss,
+    ClassBalancedLoss,
     ClassificationLoss,
     FocalLoss,
     GIoULoss,
+    GroupSoftmaxLoss,
     L1Loss,
+    LDAMLoss,
+    LogitAdjustedLoss,
     MaskedFeatureDistillation,
     ObjectnessSoftmax,
     SigmoidCrossEntropy,
@@ -24,11 +29,11 @@ from longtail.schema import losses as specs
 from longtail.schema import parts
 
 
-def classification_loss(
-    spec: specs.Softmax | specs.Objectness | specs.Sigmoid | specs.Focal, statistics: ClassStatistics
-) -> ClassificationLoss:
+def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassStatistics) -> ClassificationLoss:
     """The classification loss a stage asks for; counts come from the training annotations."""
     classes = statistics.num_classes
+    instances = torch.as_tensor(statistics.instance_counts)
+    frequency = torch.as_tensor(statistics.image_frequency)
     match spec:
         case specs.Softmax():
             return SoftmaxCrossEntropy(num_classes=classes)
@@ -38,6 +43,18 @@ def classification_loss(
             return SigmoidCrossEntropy(num_classes=classes, background_logit=spec.background_logit, prior=spec.prior)
         case specs.Focal():
             return FocalLoss(num_classes=classes, form=spec.form, gamma=spec.gamma, alpha=spec.alpha, prior=spec.prior)
+        case specs.BalancedSoftmax():
+            return BalancedSoftmaxLoss(
+                instances, frequency, form=spec.form, background=spec.background, prior=spec.prior
+            )
+        case specs.ClassBalanced():
+            return ClassBalancedLoss(instances, beta=spec.beta, form=spec.form, background=spec.background)
+        case specs.GroupSoftmax():
+            return GroupSoftmaxLoss(instances, edges=spec.edges, others_ratio=spec.others_ratio)
+        case specs.LDAM():
+            return LDAMLoss(instances, max_margin=spec.max_margin, scale=spec.scale, beta=spec.beta)
+        case specs.LogitAdjusted():
+            return LogitAdjustedLoss(instances, tau=spec.tau)
 
 
 def box_loss(spec: specs.SmoothL1 | specs.L1 | specs.GIoU) -> BoxLoss:

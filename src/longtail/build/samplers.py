@@ -9,6 +9,7 @@ from longtail.sampling import (
     ClassAwareSampler,
     ImageSampler,
     IoUBalancedNegatives,
+    OnlineHardExamples,
     RandomRegions,
     RegionSampler,
     RepeatFactorSampler,
@@ -68,7 +69,7 @@ def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> Ima
     return SourceSampler(sources, seed=seed)
 
 
-def region_sampler(spec: parts.Random | parts.IoUBalanced, *, negative_iou: float) -> RegionSampler:
+def region_sampler(spec: parts.RegionSamplerSpec, *, negative_iou: float) -> RegionSampler:
     """The region sampler; ``negative_iou`` is the matcher's threshold below which a candidate is negative."""
     match spec:
         case parts.Random():
@@ -77,3 +78,5 @@ def region_sampler(spec: parts.Random | parts.IoUBalanced, *, negative_iou: floa
             return IoUBalancedNegatives(
                 spec.count, spec.positive_fraction, num_bins=spec.num_bins, negative_iou=negative_iou
             )
+        case parts.HardExamples():
+            return OnlineHardExamples(spec.count, spec.positive_fraction)

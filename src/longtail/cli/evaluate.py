@@ -14,6 +14,9 @@ PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="change a key below model.inference (needs --split)"
+    )
     parser.add_argument("--data", metavar="DATA", help="annotations; default: the run's validation data")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their pictures, if the annotations do not say")
     parser.add_argument(
@@ -46,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
     if arguments.data is None and arguments.images is not None:
         raise UsageError("--images are the pictures of other data; say which with --data DATA")
+    if arguments.overrides and arguments.split is None:
+        raise UsageError("with changed settings the result needs a name of its own: --split NAME")
     named = arguments.detections or arguments.data
     split = arguments.split or ("val" if named is None else file_name(named))
     found = api.evaluate(
@@ -58,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
         device=arguments.device,
         progress=make_progress(quiet=arguments.quiet or not is_first()),
+        overrides=arguments.overrides,
     )
     if not is_first():
         return 0

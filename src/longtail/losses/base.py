@@ -12,6 +12,10 @@ from longtail.losses.state import at_least_one
 
 Head = Literal["roi", "dense", "query"]
 
+CLASSIFIERS = frozenset({"linear", "cosine", "normed_linear", "lws"})
+TEST_TIME_CLASSIFIERS = CLASSIFIERS | {"deconfounded"}
+"""The same and those that change the class logits at test time, which needs scores made by a softmax."""
+
 
 class ClassificationLoss(nn.Module, ABC):
     """A loss over class logits that also says what classifier it needs and how its logits become scores.
@@ -28,10 +32,13 @@ class ClassificationLoss(nn.Module, ABC):
         heads: where the loss makes sense: ``"roi"`` (second stage of R-CNN), ``"dense"`` (anchors of a one-stage
             detector), ``"query"`` (DETR).
         classifiers: names of the classifiers it may be paired with.
+        adjustable: whether the class scores are a softmax over the first C logits, with or without the background's,
+            so that class logits can be adjusted after training with the background's score kept.
     """
 
     heads: ClassVar[frozenset[str]] = frozenset({"roi"})
-    classifiers: ClassVar[frozenset[str]] = frozenset({"linear", "cosine", "normed_linear"})
+    classifiers: ClassVar[frozenset[str]] = CLASSIFIERS
+    adjustable: ClassVar[bool] = False
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()

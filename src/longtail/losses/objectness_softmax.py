@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses.base import ClassificationLoss
+from longtail.losses.base import TEST_TIME_CLASSIFIERS, ClassificationLoss
 from longtail.losses.cells import full_precision
 from longtail.losses.softmax import masked_cross_entropy
 
@@ -32,6 +32,9 @@ class ObjectnessSoftmax(ClassificationLoss):
     Raises:
         ValueError: ``num_classes`` below 1.
     """
+
+    classifiers = TEST_TIME_CLASSIFIERS
+    adjustable = True
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes=num_classes)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses.base import ClassificationLoss
+from longtail.losses.base import TEST_TIME_CLASSIFIERS, ClassificationLoss
 from longtail.losses.cells import full_precision, left_out_cells
 
 
@@ -26,6 +26,9 @@ class SoftmaxCrossEntropy(ClassificationLoss):
     Raises:
         ValueError: ``num_classes`` below 1.
     """
+
+    classifiers = TEST_TIME_CLASSIFIERS
+    adjustable = True
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes=num_classes)

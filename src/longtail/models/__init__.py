@@ -1,7 +1,10 @@
 """Detectors and their parts: backbones, heads, classifiers, matching and what becomes a detection."""
 
+from longtail.models.adjustment import adjust_logits, tau_normalise
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
+from longtail.models.deconfounded import DeconfoundedClassifier
+from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
 from longtail.models.matching import Matcher
@@ -11,6 +14,7 @@ from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork,
 from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
 from longtail.models.region_head import BoxStage, Regions, StageResult
 from longtail.models.remap import remap_classes
+from longtail.models.resampling_nms import ResamplingNMS
 from longtail.models.tiny import tiny32
 from longtail.models.torchvision_weights import from_torchvision
 
@@ -19,8 +23,10 @@ __all__ = [
     "BoxStage",
     "Classifier",
     "CosineClassifier",
+    "DeconfoundedClassifier",
     "ImageBatcher",
     "Inference",
+    "LearnableWeightScaling",
     "LevelNMS",
     "LinearClassifier",
     "MaskBranch",
@@ -33,8 +39,10 @@ __all__ = [
     "Proposals",
     "PyramidBackbone",
     "Regions",
+    "ResamplingNMS",
     "StageResult",
     "TopN",
+    "adjust_logits",
     "faster_rcnn",
     "from_torchvision",
     "mask_rcnn",
@@ -43,6 +51,7 @@ __all__ = [
     "proposal_network",
     "remap_classes",
     "resnet_fpn",
+    "tau_normalise",
     "timm_fpn",
     "tiny32",
 ]

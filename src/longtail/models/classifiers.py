@@ -55,6 +55,20 @@ class Classifier(nn.Module, ABC):
                 without a bias gets a learnable one when a prior is given. Call it before the optimiser is built.
         """
 
+    def observe(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
+        """Takes note of one training step's own regions, replayed ones excluded. All processes call it together.
+
+        Args:
+            features: (N, D), without gradient to them.
+            labels: (N,) in 0..C, C = ``num_classes`` is the background.
+            num_classes: C.
+        """
+
+    def detection_logits(self, features: Tensor, num_classes: int) -> Tensor:
+        """Logits (N, K) when detecting; those of :meth:`forward` unless the classifier says otherwise."""
+        logits: Tensor = self(features)
+        return logits
+
     def class_parameters(self) -> dict[str, int]:
         """Names of the parameters that hold one slice per logit, with the axis of the logits: what can be carried from
         one label set to another by class name. Here all of them, along axis 0."""
@@ -85,9 +99,7 @@ class LinearClassifier(Classifier):
 
     def initialise(self, bias_prior: float | None = None) -> None:
         if self.std is None:
-            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # = U(-1/sqrt(D), 1/sqrt(D))
-            bound = 1 / math.sqrt(self.in_features)
-            nn.init.uniform_(self.bias, -bound, bound)
+            initialise_uniform(self.weight, self.bias)
         else:
             nn.init.normal_(self.weight, std=self.std)
             nn.init.zeros_(self.bias)
@@ -202,3 +214,19 @@ class NormedLinear(Classifier):
         unit = features / (features.norm(dim=1, keepdim=True).pow(self.power) + self.eps)
         weight = self.weight / (self.weight.norm(dim=1, keepdim=True).pow(self.power) + self.eps)
         return F.linear(unit * self.temperature, weight, self.bias)
+
+
+def initialise_uniform(weight: Tensor, *biases: Tensor) -> None:
+    """PyTorch's default for linear layers: ``U(-1/sqrt(D), 1/sqrt(D))`` for weights (K, D) and biases (K,)."""
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # = U(-1/sqrt(D), 1/sqrt(D))
+    bound = 1 / math.sqrt(weight.shape[1])
+    for bias in biases:
+        nn.init.uniform_(bias, -bound, bound)
+
+
+def replace_class_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """``logits`` (N, K) with other values for the first C, ``classes`` (N, C), shifted together in every row so that
+    the sum of their exponentials is what it was: a softmax gives every further logit the probability it had."""
+    count = classes.shape[1]
+    shift = logits[:, :count].logsumexp(dim=1, keepdim=True) - classes.logsumexp(dim=1, keepdim=True)
+    return torch.cat([classes + shift, logits[:, count:]], dim=1)

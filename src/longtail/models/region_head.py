@@ -144,6 +144,7 @@ class BoxStage(nn.Module):
         self.classification_weight = classification_weight
         self.box_weight = box_weight
         self.add_objects = add_objects
+        self.adjustment: nn.Module | None = None  # of the logits, when detecting; see longtail.models.adjustment
 
     def predict(self, maps: Maps, size: Size, proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Scores (N, C + 1) and box deltas (N, 4 C) or (N, 4) of the proposals of all images, in their order.
@@ -155,7 +156,11 @@ class BoxStage(nn.Module):
         """
         pooled = self.pool(maps, list(proposals), [size])
         features = self.head(pooled)
-        scores = self.classification_loss.scores(self._logits(pooled, features))
+        own = self._classified(pooled, features)
+        logits = full_precision(self.classifier.detection_logits(own, self.num_classes))
+        if self.adjustment is not None:
+            logits = self.adjustment(logits)
+        scores = self.classification_loss.scores(logits)
         return scores, full_precision(self.regressor(features))
 
     def losses(
@@ -206,6 +211,8 @@ class BoxStage(nn.Module):
         normalisers = region_normalisers(
             self.classification_loss, labels, replayed, box, separate_box, parts=len(self.replay)
         )
+        if update:
+            self.classifier.observe(self._classified(pooled, features)[:count].detach(), labels, self.num_classes)
         classification, separate = classification_losses(
             self.classification_loss,
             logits,
@@ -270,7 +277,11 @@ class BoxStage(nn.Module):
         return regions
 
     def _logits(self, pooled: Tensor, features: Tensor) -> Tensor:
-        return full_precision(self.classifier(pooled if self.classifier.level == "pooled" else features))
+        return full_precision(self.classifier(self._classified(pooled, features)))
+
+    def _classified(self, pooled: Tensor, features: Tensor) -> Tensor:
+        """What the classifier takes of the two."""
+        return pooled if self.classifier.level == "pooled" else features
 
     def _replay(
         self,

@@ -1,6 +1,7 @@
 """Which pictures and which regions are learnt from."""
 
 from longtail.sampling.class_aware import ClassAwareSampler
+from longtail.sampling.hard_examples import OnlineHardExamples
 from longtail.sampling.images import ImageSampler, UniformSampler
 from longtail.sampling.iou_balanced import IoUBalancedNegatives
 from longtail.sampling.random_regions import RandomRegions
@@ -12,6 +13,7 @@ __all__ = [
     "ClassAwareSampler",
     "ImageSampler",
     "IoUBalancedNegatives",
+    "OnlineHardExamples",
     "RandomRegions",
     "RegionSampler",
     "RepeatFactorSampler",

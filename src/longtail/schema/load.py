@@ -17,7 +17,7 @@ from longtail.schema.recipe import Recipe
 DEPTH = 3
 BARE_NAMES = (
     "model", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss", "optimiser", "resize",
-    "colour", "copy_paste",
+    "colour", "copy_paste", "adjust",
 )  # fmt: skip
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
@@ -58,15 +58,38 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, scale: str |
     scale = scale or tree.get("scale") or DEFAULT_SCALE
     fragment = _read_shipped("recipes/scales", scale, "scale")
     stage_defaults: Tree = fragment.pop("stage_defaults", {})
+    own_defaults: Tree = fragment.pop("named_stage_defaults", {})
     part_defaults: Tree = fragment.pop("parts", {})
     tree = merge(fragment, tree)
     tree["scale"] = scale
     for path, value in changes:
         _set(tree, path, value)
-    stages = [merge(stage_defaults, stage) for stage in tree.get("stages", [])]
+    stages = [
+        merge(merge(stage_defaults, own_defaults.get(stage["name"], {})), stage) for stage in tree.get("stages", [])
+    ]
     tree["stages"] = stages
     tree = _with_part_defaults(tree, part_defaults)
     return Recipe.parse(tree, origin=f"recipe {tree.get('name', name)!s}")
+
+
+def change_recipe(recipe: Recipe, overrides: Sequence[str], *, below: str) -> Recipe:
+    """A resolved recipe with some keys changed; only keys below ``below`` may be.
+
+    Args:
+        recipe: stays as it is.
+        overrides: ``key.path=value`` texts.
+        below: e.g. ``model.inference``.
+
+    Raises:
+        UsageError: a key elsewhere, an unknown key, or a value out of bounds.
+    """
+    tree = recipe.model_dump(mode="json")
+    for text in overrides:
+        path, value = _split(text)
+        if not ".".join(path).startswith(f"{below}."):
+            raise UsageError(f"only keys below {below} can be changed here, got {text!r}")
+        _set(tree, path, value)
+    return Recipe.parse(tree, origin=f"recipe {recipe.name}")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -47,8 +47,56 @@ class Focal(LossPart):
     prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class (sigmoid form only).")
 
 
+class BalancedSoftmax(LossPart):
+    """Logits shifted by the class prior while training (Balanced Softmax, Ren et al., 2020)."""
+
+    type: Literal["balanced_softmax"] = "balanced_softmax"
+    form: Literal["softmax", "sigmoid"] = Field("softmax", description="`sigmoid` is what its authors use on LVIS.")
+    background: Literal["none", "pseudo_count"] = Field(
+        "none", description="Prior of the background: none, or three times all instances (softmax form only)."
+    )
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class (sigmoid form only).")
+
+
+class ClassBalanced(LossPart):
+    """Rows weighted by the effective number of their class (Cui et al., 2019)."""
+
+    type: Literal["class_balanced"] = "class_balanced"
+    beta: float = Field(0.9999, ge=0, lt=1, description="0 weighs all classes alike; published 0.9 to 0.9999.")
+    form: Literal["softmax", "sigmoid", "focal"] = Field("softmax", description="The loss that is weighted.")
+    background: Literal["one", "pseudo_count"] = Field(
+        "one", description="Weight of the background: 1, or that of a class with three times all instances."
+    )
+
+
+class GroupSoftmax(LossPart):
+    """A softmax for each group of classes with similar counts (BAGS, Li et al., 2020)."""
+
+    type: Literal["group_softmax"] = "group_softmax"
+    edges: tuple[float, ...] = Field((10, 100, 1000), description="Training instances at which the groups end.")
+    others_ratio: float = Field(8.0, ge=0, description="Rows of other groups kept per row of a group's own classes.")
+
+
+class LDAM(LossPart):
+    """Larger margins for rarer classes, on cosines (Cao et al., 2019)."""
+
+    type: Literal["ldam"] = "ldam"
+    max_margin: float = Field(0.5, ge=0, description="Margin of the rarest class.")
+    scale: float = Field(30.0, gt=0, description="Factor on the cosines.")
+    beta: float = Field(0.0, ge=0, lt=1, description="Re-weighting by effective number; 0 = none, published 0.9999.")
+
+
+class LogitAdjusted(LossPart):
+    """Softmax cross-entropy with logits shifted by the log class prior (Menon et al., 2021)."""
+
+    type: Literal["logit_adjusted"] = "logit_adjusted"
+    tau: float = Field(1.0, ge=0, description="Strength; 0 is plain softmax cross-entropy.")
+
+
 ClassificationLossSpec = Annotated[
-    Softmax | Objectness | Sigmoid | Focal, Field(discriminator="type"), BeforeValidator(named)
+    Softmax | Objectness | Sigmoid | Focal | BalancedSoftmax | ClassBalanced | GroupSoftmax | LDAM | LogitAdjusted,
+    Field(discriminator="type"),
+    BeforeValidator(named),
 ]
 
 

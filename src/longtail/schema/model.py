@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from longtail.schema.losses import BoxLossSpec, SmoothL1
-from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSamplerSpec
+from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSamplerSpec, named
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
 
@@ -82,6 +82,16 @@ class MatcherSpec(Part):
     )
 
 
+class ResamplingNMS(Part):
+    """Milder suppression in training for proposals that lie on rarer classes (Forest R-CNN)."""
+
+    type: Literal["resampling_nms"] = "resampling_nms"
+    rare: float = Field(0.9, ge=0, le=1, description="NMS threshold on objects of rare classes.")
+    common: float = Field(0.8, ge=0, le=1, description="The same for common classes.")
+    frequent: float = Field(0.7, ge=0, le=1, description="The same for frequent classes.")
+    match_iou: float = Field(0.3, ge=0, le=1, description="IoU from which a proposal lies on an object.")
+
+
 class Proposals(Part):
     """The region proposal network."""
 
@@ -91,6 +101,9 @@ class Proposals(Part):
     region_sampler: RegionSamplerSpec = Random(count=256, positive_fraction=0.5)
     box_loss: BoxLossSpec = SmoothL1()
     nms_threshold: float = Field(0.7, ge=0, le=1, description="IoU above which the weaker proposal goes.")
+    filter: ResamplingNMS | None = Field(
+        None, description="Replaces the NMS in training; proposals on the background keep `nms_threshold`."
+    )
     before_nms: tuple[int, int] = Field((2000, 1000), description="Proposals per level before NMS: training, test.")
     after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
 
@@ -115,6 +128,26 @@ class Masks(Part):
     predictor: Literal["ordinary", "normalised"] = Field("ordinary", description="`normalised`: LOCE and Seesaw.")
 
 
+class TauNormalise(Part):
+    """Class weights divided by their norm to the power of tau (Kang et al., 2020); the classifier must be linear."""
+
+    type: Literal["tau_normalise"] = "tau_normalise"
+    tau: float = Field(0.7, ge=0, description="0 changes nothing, 1 makes all norms equal.")
+    keep_bias: bool = Field(True, description="Whether classes keep their bias.")
+    keep_background: bool = Field(True, description="Whether the background keeps its score exactly.")
+
+
+class AdjustLogits(Part):
+    """The log prior of every class taken off its logit (Menon et al., 2021)."""
+
+    type: Literal["adjust_logits"] = "adjust_logits"
+    tau: float = Field(1.0, ge=0, description="Strength; 0 changes nothing.")
+    keep_background: bool = Field(True, description="Whether the background keeps its score exactly.")
+
+
+AdjustSpec = Annotated[TauNormalise | AdjustLogits, Field(discriminator="type"), BeforeValidator(named)]
+
+
 class Inference(Part):
     """From logits to detections."""
 
@@ -122,6 +155,7 @@ class Inference(Part):
     nms_threshold: float = Field(0.5, ge=0, le=1, description="IoU of the per-class NMS.")
     detections_per_image: int = Field(300, ge=1, description="Detections kept per image, over all classes.")
     pre_nms_cap: int | None = Field(10_000, ge=1, description="Best candidates that enter the NMS; none = all.")
+    adjust: AdjustSpec | None = Field(None, description="Changes class logits without training; none = as trained.")
 
 
 class Model(Part):

@@ -73,7 +73,15 @@ class IoUBalanced(Part):
     num_bins: int = Field(3, ge=1, description="Number K of equal IoU bins below the negative threshold.")
 
 
-RegionSamplerSpec = Annotated[Random | IoUBalanced, Field(discriminator="type"), BeforeValidator(named)]
+class HardExamples(Part):
+    """Those with the largest classification loss, positives and negatives apart (OHEM, Shrivastava et al., 2016)."""
+
+    type: Literal["hard_examples"] = "hard_examples"
+    count: int = Field(512, ge=1, description="Regions per image.")
+    positive_fraction: float = Field(0.25, gt=0, le=1, description="At most this share of them is positive.")
+
+
+RegionSamplerSpec = Annotated[Random | IoUBalanced | HardExamples, Field(discriminator="type"), BeforeValidator(named)]
 
 
 # --- classifiers (seam 4) ---------------------------------------------------------------------------------------------
@@ -104,7 +112,26 @@ class NormedLinear(Part):
     power: float = Field(1.0, gt=0, description="Exponent of the norms.")
 
 
-ClassifierSpec = Annotated[Linear | Cosine | NormedLinear, Field(discriminator="type"), BeforeValidator(named)]
+class WeightScaling(Part):
+    """A linear layer with one learnt factor per class, for second stages (learnable weight scaling)."""
+
+    type: Literal["lws"] = "lws"
+
+
+class Deconfounded(Part):
+    """Normalised parts of the channels in training, total direct effect when detecting (Tang et al., 2020)."""
+
+    type: Literal["deconfounded"] = "deconfounded"
+    heads: int = Field(2, ge=1, description="Parts K the channels are cut into.")
+    temperature: float = Field(16.0, gt=0, description="Factor on the mean of the parts' normalised products.")
+    gamma: float = Field(1 / 32, ge=0, description="Added to the norm of the weights.")
+    alpha: float = Field(1.5, ge=0, description="Share of the common direction taken away when detecting.")
+    momentum: float = Field(0.9998, ge=0, lt=1, description="Of the gathered mean of foreground features.")
+
+
+ClassifierSpec = Annotated[
+    Linear | Cosine | NormedLinear | WeightScaling | Deconfounded, Field(discriminator="type"), BeforeValidator(named)
+]
 
 
 # --- feature replay (seam 5) ------------------------------------------------------------------------------------------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
-from longtail.build.detector import build_detector
+from longtail.build.detector import adjust, build_detector
 from longtail.build.losses import auxiliary_losses
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
@@ -19,7 +19,7 @@ from longtail.models.rcnn import RCNN
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision
 from longtail.models.weights import load_state, read_state_dict
-from longtail.schema import DataError, Recipe, UsageError
+from longtail.schema import DataError, Recipe, UsageError, change_recipe
 from longtail.schema.stage import StageSpec
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
 from longtail.training.optimiser import build_optimiser
@@ -212,18 +212,24 @@ def checkpoint_folder(source: Path) -> Located | None:
     return None
 
 
-def model_from_checkpoint(folder: Path) -> tuple[RCNN, Identity]:
+def model_from_checkpoint(folder: Path, *, overrides: Sequence[str] = ()) -> tuple[RCNN, Identity]:
     """Builds the detector a checkpoint belongs to and loads its weights.
 
+    Args:
+        folder: the checkpoint.
+        overrides: changes of keys below ``model.inference``.
+
     Raises:
-        UsageError: the folder is no checkpoint.
+        UsageError: the folder is no checkpoint, or a change that is not possible.
         DataError: its weights cannot be read or do not fit.
     """
     identity = Identity.read(folder)
+    identity = replace(identity, recipe=change_recipe(identity.recipe, overrides, below="model.inference"))
     model = build_detector(
         identity.recipe, identity.recipe.stages[identity.stage], identity.statistics, pretrained=False
     )
     model.load_state_dict(load_result(folder), strict=False)
+    adjust(model, identity.recipe.model.inference.adjust, identity.statistics)
     return model.eval(), identity
 
 

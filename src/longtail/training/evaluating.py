@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from longtail.build.detector import adjust
 from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
@@ -15,7 +16,7 @@ from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.rcnn import RCNN
-from longtail.schema import Recipe, UsageError
+from longtail.schema import Recipe, UsageError, change_recipe
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
 from longtail.training.checkpoint import Identity
 from longtail.training.detecting import detect_all
@@ -30,6 +31,7 @@ def evaluate_model(
 ) -> dict[str, EvaluationResult]:
     """Metrics of a detector on the validation data, by IoU type."""
     assert data.val_table is not None
+    adjust(model, recipe.model.inference.adjust, data.statistics)
     dataset = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
     detections = detect_all(
         model,
@@ -72,6 +74,7 @@ def evaluate(
     checkpoint: str = "last",
     device: str = "auto",
     progress: Progress | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, dict[str, EvaluationResult]]:
     """Evaluates a run or a checkpoint folder and writes results below ``<run>/eval/<split>``.
 
@@ -86,6 +89,7 @@ def evaluate(
         checkpoint: ``last`` or ``best``, when ``run`` is a run.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of every picture.
+        overrides: changes of keys below ``model.inference``, as ``key.path=value``; the run's own recipe stays.
 
     Started by ``torchrun``, the processes share the pictures; the first one measures and writes, all return the result.
 
@@ -100,8 +104,10 @@ def evaluate(
     found, home = find_checkpoint(Path(run), checkpoint)
     if found.remark:
         progress.message(found.remark)
+    if overrides and detections is not None:
+        raise UsageError("detections are evaluated as they are; settings change only what the model detects")
     identity = Identity.read(found.folder)
-    recipe = identity.recipe
+    recipe = change_recipe(identity.recipe, overrides, below="model.inference")
     if data is None:
         data, images = run_validation(home)
     truth = read_sources(data, images, prefer="val", pictures=detections is None)
@@ -115,7 +121,7 @@ def evaluate(
     else:
         uncapped = "fixed" in protocols or "pool" in protocols
         table = detect_all(
-            model_from_checkpoint(found.folder)[0].to(fabric.device),
+            model_from_checkpoint(found.folder, overrides=overrides)[0].to(fabric.device),
             DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
             device=fabric.device,
             batch_size=recipe.evaluation.batch_size,
@@ -137,6 +143,8 @@ def evaluate(
                 kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
                 for kind in kinds
             }
+            for result in results[protocol].values() if overrides else ():
+                result.settings["overrides"] = list(overrides)
             name = split if protocol == "auto" else f"{split}-{protocol}"
             write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
         given = table.cap_per_image(cap)
