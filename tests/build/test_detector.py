@@ -16,6 +16,7 @@ from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.scenes import GeneratedSet
 from longtail.models import ResamplingNMS
 from longtail.schema import UsageError, load_recipe
+from longtail.schema import losses as specs
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec
 from longtail.schema.parts import ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
 
@@ -31,9 +32,10 @@ SMALL = [
 LOSSES = ["softmax", "objectness_softmax", "sigmoid", "focal", "{type: focal, form: softmax}",
           "{type: sigmoid, background_logit: true}",
           "balanced_softmax", "{type: balanced_softmax, form: sigmoid}", "class_balanced",
-          "{type: class_balanced, form: focal}", "group_softmax", "logit_adjusted"]  # fmt: skip
+          "{type: class_balanced, form: focal}", "group_softmax", "logit_adjusted",
+          "acsl", "drop_loss", "eql", "{type: eql, form: softmax}", "eqlv2", "federated", "seesaw"]  # fmt: skip
 CLASSIFIERS = ["linear", "cosine", "normed_linear", "lws"]
-BOX_LOSSES = ["smooth_l1", "l1", "giou"]
+BOX_LOSSES = ["smooth_l1", "l1", "giou", "ghm_r"]
 REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}", "{type: hard_examples, count: 16}"]
 REPLAY = ["[]", "[{type: object_memory, count: 3, max_images: 30}]"]
 
@@ -55,7 +57,7 @@ def pairs() -> list[tuple[str, str, str, str, str, str]]:
         for turn in range(2):
             k = number + turn
             chosen.append(
-                (loss, classifier, BOX_LOSSES[(number + turn) % 3], REGIONS[(k // 3 + turn) % 3],
+                (loss, classifier, BOX_LOSSES[(number + turn) % 4], REGIONS[(k // 3 + turn) % 3],
                  REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
             )  # fmt: skip
     return chosen
@@ -134,7 +136,7 @@ def test_a_pair_that_does_not_work_names_what_does(monkeypatch: pytest.MonkeyPat
         build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "objectness_softmax", "logit_adjusted", "class_balanced"])
+@pytest.mark.parametrize("loss", ["softmax", "objectness_softmax", "logit_adjusted", "class_balanced", "seesaw"])
 def test_the_deconfounded_classifier_trains_with_softmax_losses_and_gathers_its_mean(loss: str) -> None:
     overrides = [*SMALL, f"stages.*.classification_loss={loss}", "model.classifier=deconfounded"]
     recipe = load_recipe("baseline", overrides)
@@ -182,6 +184,35 @@ def test_ldam_takes_cosines_as_they_are() -> None:
     recipe = load_recipe("baseline", [*overrides, "model.classifier={type: cosine, scale: 1, learn_norm: false}"])
     model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
     assert model.box.classifier(torch.randn(4, 16)).abs().max() <= 1 + 1e-5
+
+
+def test_the_state_of_box_losses_changes_only_when_told() -> None:
+    own = "{type: ghm_r, momentum: 0.7}"
+    recipe = load_recipe("baseline", [*SMALL, f"stages.*.box_loss={own}", f"model.proposals.box_loss={own}"])
+    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False).train()
+    target = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([2]), "draw_seed": 5}
+    counts = [model.box.box_loss.density.counts, model.rpn.box_loss.density.counts]
+    model.losses([torch.rand(3, 64, 64)], [target], update_state=False)
+    assert not any(count.any() for count in counts)
+    model.losses([torch.rand(3, 64, 64)], [target])
+    assert all(count.any() for count in counts)
+
+
+def test_losses_get_the_counts_of_the_training_data() -> None:
+    own = replace(statistics(), edges=(3, 20))  # images 40, 12, 2 of 50: frequent, common, rare
+    found = {
+        name: classification_loss(load_recipe("baseline", [f"stages.*.classification_loss={spec}"])
+                                  .stages[0].classification_loss, own)
+        for name, spec in {"eql": "{type: eql, threshold: 0.3}", "drop": "{type: drop_loss, threshold: 0.1}",
+                           "acsl": "acsl", "federated": "federated"}.items()
+    }  # fmt: skip
+    assert found["eql"].tail.tolist() == [False, True, True]
+    assert found["drop"].tail.tolist() == [False, False, True]
+    assert found["acsl"].rare.tolist() == [False, False, True, False]
+    assert found["acsl"].common.tolist() == [False, True, False, False]
+    assert found["federated"].log_share.exp().square().tolist() == pytest.approx([40, 12, 2])
+    by_objects = classification_loss(specs.ACSL(), replace(own, count="instances", edges=(20, 80)))
+    assert by_objects.rare.tolist() == [False, True, True, False]
 
 
 def test_a_stage_can_have_a_classifier_of_its_own() -> None:

@@ -10,6 +10,9 @@ from contract_parts import BOX_LOSSES, build
 
 every_loss = pytest.mark.parametrize("case", BOX_LOSSES)
 
+# Weights from detached values that depend on which boxes count: see its own test file.
+CROWD_WEIGHTS = frozenset({"GHMRegression"})
+
 
 def boxes(loss, rows, seed=0, dtype=torch.float32):
     """Predicted (wants a gradient) and target values in the loss's space."""
@@ -87,6 +90,8 @@ def test_bfloat16_is_computed_in_float32(case):
 
 @every_loss
 def test_gradient_agrees_with_finite_differences(case):
+    if case[0].__name__ in CROWD_WEIGHTS:
+        pytest.skip("its weights are detached and depend on which boxes count; see its own test file")
     loss = build(case)
     predicted, target = boxes(loss, 8, dtype=torch.float64)
     weight = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
@@ -95,6 +100,8 @@ def test_gradient_agrees_with_finite_differences(case):
 
 @every_loss
 def test_rows_weights_and_normalisers(case):
+    if case[0].__name__ in CROWD_WEIGHTS:
+        pytest.skip("its weights are detached and depend on which boxes count; see its own test file")
     loss = build(case)
     predicted, target = boxes(loss, 5)
     rows = loss.row_losses(predicted, target)

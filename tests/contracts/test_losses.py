@@ -12,7 +12,10 @@ every_loss = pytest.mark.parametrize("case", LOSSES)
 
 # Losses that weigh rows by functions of *detached* logits: finite differences see a gradient that they leave out on
 # purpose, so each has a gradient oracle in its own test file instead.
-DETACHED_WEIGHTS = frozenset()
+DETACHED_WEIGHTS = frozenset({"GHMClassification", "SeesawLoss"})
+
+# Losses that weigh a row by how many others are like it: a row that is left out changes the others.
+CROWD_WEIGHTS = frozenset({"GHMClassification"})
 
 
 def frozen(loss, logits, labels, **options):
@@ -176,6 +179,8 @@ def test_all_rows_ignored(case):
 
 @every_loss
 def test_rows_are_weighed(case):
+    if case[0].__name__ in CROWD_WEIGHTS:
+        pytest.skip("its rows depend on which others count; see its own test file")
     loss = build(case)
     logits, labels = logits_and_labels(loss, 6)
     weight = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 3.0])

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from contract_parts import LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
+from contract_parts import BOX_LOSSES, LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
 
+from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, SeesawLoss
 from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
 from longtail.models import DeconfoundedClassifier
 from longtail.training.averages import mean_losses
+from longtail.training.checkpoint import per_rank_names
 
 
 def test_two_ranks(tmp_path):
@@ -41,6 +43,12 @@ def equal_on_both(tensors, name):
     dist.all_gather_object(both, mine)
     for key in mine:
         assert torch.equal(both[0][key], both[1][key]), f"{key} of {name} differs between the ranks"
+
+
+def shared_buffers(part):
+    """Buffers by name without those that a module declares as each rank's own."""
+    own = per_rank_names(part)
+    return {name: value for name, value in part.named_buffers() if name not in own}
 
 
 def sums_and_gathers(rank):
@@ -81,7 +89,36 @@ def losses(rank):
         for step, rows in enumerate([(12, 20), (8, 0), (0, 5)]):  # a rank may have nothing to learn from
             logits, labels = logits_and_labels(loss, rows[rank], seed=10 * step + rank)
             loss(logits, labels, update_state=True).backward()
-        equal_on_both(dict(loss.named_buffers()), case.id)
+        equal_on_both(shared_buffers(loss), case.id)
+
+
+def state_is_that_of_all_rows(rank):
+    """Two processes with half of the rows each keep what one keeps of all, given the same divisor; if they are not to,
+    they keep their own."""
+    for cls, options in ((SeesawLoss, {}), (EqualizationLossV2, {}), (EqualizedFocalLoss, {})):
+        shared, alone = cls(5, **options), cls(5, sync=False, **options)
+        logits, labels = logits_and_labels(shared, 24)
+        own = slice(rank * 12, rank * 12 + 12)
+        shared(logits[own], labels[own], normaliser=6.0, update_state=True)
+        alone(logits, labels, normaliser=6.0, update_state=True)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(shared.state_dict()[name], value)
+        apart = cls(5, sync=False, **options)
+        apart(logits[own], labels[own], normaliser=6.0, update_state=True)
+        both = [None, None]
+        dist.all_gather_object(both, apart.state_dict())
+        assert any(not torch.equal(both[0][name], both[1][name]) for name in both[0])
+        assert set(apart.state_dict()) == per_rank_names(apart)
+
+
+def box_losses(rank):
+    for case in BOX_LOSSES:
+        loss = build(case.values[0])
+        for step, rows in enumerate([(3, 5), (2, 0), (0, 4)]):
+            generator = torch.Generator().manual_seed(10 * step + rank)
+            boxes = torch.rand(2, rows[rank], 4, generator=generator).cumsum(dim=2)
+            loss(*boxes, update_state=True)
+        equal_on_both(shared_buffers(loss), case.id)
 
 
 def replays(rank):
@@ -117,6 +154,8 @@ if __name__ == "__main__":
     sums_and_gathers(this_rank)
     divisors_and_means(this_rank)
     losses(this_rank)
+    box_losses(this_rank)
+    state_is_that_of_all_rows(this_rank)
     replays(this_rank)
     classifiers(this_rank)
     dist.barrier()

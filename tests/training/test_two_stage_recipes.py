@@ -22,6 +22,7 @@ FAST = [
 ]
 NORMS = ("running_mean", "running_var", "num_batches_tracked")
 TRAINED = {
+    "acsl": {"box.classifier.weight", "box.classifier.bias"},
     "bags": {"box.classifier.weight", "box.classifier.bias"},
     "balanced-softmax": {"box.classifier.weight", "box.classifier.bias"},
     "crt": {"box.classifier.weight", "box.classifier.bias"},
@@ -69,6 +70,7 @@ def test_lws_keeps_the_first_stages_directions(smoke_set: GeneratedSet, tmp_path
 @pytest.mark.parametrize(
     ("name", "control", "differs"),
     [
+        ("acsl", "acsl-control", {"classification_loss"}),
         ("crt", "crt-control", {"sampler"}),
         ("bags", "crt-control", {"classification_loss"}),
         ("lws", "crt-control", {"sampler", "classifier", "trainable"}),

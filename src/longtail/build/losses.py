@@ -8,12 +8,18 @@ import torch
 
 from longtail.data import ClassStatistics
 from longtail.losses import (
+    ACSLoss,
     AuxiliaryLoss,
     BalancedSoftmaxLoss,
     BoxLoss,
     ClassBalancedLoss,
     ClassificationLoss,
+    DropLoss,
+    EqualizationLoss,
+    EqualizationLossV2,
+    FederatedLoss,
     FocalLoss,
+    GHMRegression,
     GIoULoss,
     GroupSoftmaxLoss,
     L1Loss,
@@ -21,6 +27,7 @@ from longtail.losses import (
     LogitAdjustedLoss,
     MaskedFeatureDistillation,
     ObjectnessSoftmax,
+    SeesawLoss,
     SigmoidCrossEntropy,
     SmoothL1Loss,
     SoftmaxCrossEntropy,
@@ -55,9 +62,28 @@ def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassSta
             return LDAMLoss(instances, max_margin=spec.max_margin, scale=spec.scale, beta=spec.beta)
         case specs.LogitAdjusted():
             return LogitAdjustedLoss(instances, tau=spec.tau)
+        case specs.ACSL():
+            counts = statistics.image_counts if statistics.count == "images" else statistics.instance_counts
+            return ACSLoss(
+                torch.as_tensor(counts), edges=statistics.edges, threshold=spec.threshold,
+                common_share=spec.common_share, rare_share=spec.rare_share, prior=spec.prior,
+            )  # fmt: skip
+        case specs.Drop():
+            return DropLoss(frequency, threshold=spec.threshold, prior=spec.prior)
+        case specs.Equalization():
+            return EqualizationLoss(frequency, threshold=spec.threshold, form=spec.form, prior=spec.prior)
+        case specs.EqualizationV2():
+            return EqualizationLossV2(
+                classes, gamma=spec.gamma, mu=spec.mu, alpha=spec.alpha, prior=spec.prior, sync=spec.sync
+            )
+        case specs.Federated():
+            images = torch.as_tensor(statistics.image_counts)
+            return FederatedLoss(images, subset=spec.subset, power=spec.power, prior=spec.prior)
+        case specs.Seesaw():
+            return SeesawLoss(classes, p=spec.p, q=spec.q, eps=spec.eps, sync=spec.sync)
 
 
-def box_loss(spec: specs.SmoothL1 | specs.L1 | specs.GIoU) -> BoxLoss:
+def box_loss(spec: specs.BoxLossSpec) -> BoxLoss:
     """The box loss."""
     match spec:
         case specs.SmoothL1():
@@ -66,6 +92,8 @@ def box_loss(spec: specs.SmoothL1 | specs.L1 | specs.GIoU) -> BoxLoss:
             return L1Loss()
         case specs.GIoU():
             return GIoULoss()
+        case specs.GHMR():
+            return GHMRegression(mu=spec.mu, bins=spec.bins, momentum=spec.momentum, sync=spec.sync)
 
 
 def auxiliary_losses(specs: Sequence[parts.MaskedFeatures], statistics: ClassStatistics) -> list[AuxiliaryLoss]:

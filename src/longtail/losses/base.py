@@ -21,7 +21,8 @@ class ClassificationLoss(nn.Module, ABC):
     """A loss over class logits that also says what classifier it needs and how its logits become scores.
 
     A subclass writes :meth:`row_losses` and :meth:`scores`; weights, normalisers and the decision whether running
-    state may change are handled here, once for all.
+    state may change are handled here, once for all. Where rows depend on each other, or state on what is
+    back-propagated, it is a :class:`BatchLoss` and writes :meth:`batch_losses` instead.
 
     Shapes:
         logits (N, :attr:`num_logits`), floating point; labels (N,) int64 in 0..C, where C = ``num_classes`` is the
@@ -87,6 +88,27 @@ class ClassificationLoss(nn.Module, ABC):
         """
         return at_least_one(self.normaliser_count(labels, weight))
 
+    def batch_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        weight: Tensor | None,
+        class_mask: Tensor | None,
+        normaliser: Tensor | float,
+        update_state: bool,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Loss of every row within its batch, (N,), before weight and normaliser: :meth:`row_losses`, unless the loss
+        is a :class:`BatchLoss`.
+
+        Args:
+            weight: None = all 1. It is not multiplied in here; rows with weight 0 influence neither the other rows nor
+                the state.
+            normaliser: what the sum of the weighted rows is going to be divided by.
+        """
+        return self.row_losses(logits, labels, class_mask=class_mask, update_state=update_state, generator=generator)
+
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of every row, (N,), without subsampling and without touching state."""
         return self.row_losses(logits, labels)
@@ -104,11 +126,62 @@ class ClassificationLoss(nn.Module, ABC):
     ) -> Tensor:
         """Scalar loss. ``normaliser=None`` is the paper's own; ``update_state=None`` follows ``self.training``."""
         update = self.training if update_state is None else update_state
-        rows = self.row_losses(logits, labels, class_mask=class_mask, update_state=update, generator=generator)
+        divisor = self.normaliser(labels, weight) if normaliser is None else normaliser
+        rows = self.batch_losses(
+            logits,
+            labels,
+            weight=weight,
+            class_mask=class_mask,
+            normaliser=divisor,
+            update_state=update,
+            generator=generator,
+        )
         if weight is not None:
             # where, not a product: an ignored row may hold an infinite loss
             rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))
-        return rows.sum() / (self.normaliser(labels, weight) if normaliser is None else normaliser)
+        return rows.sum() / divisor
+
+
+class BatchLoss(ClassificationLoss):
+    """A loss whose rows depend on each other (counts or draws of the batch), or whose state depends on the gradient
+    that is back-propagated, and so on weight and normaliser.
+
+    A subclass writes :meth:`batch_losses`. Asked for rows alone, it takes them as a batch of their own: every weight
+    is 1 and the normaliser is the paper's.
+    """
+
+    @abstractmethod
+    def batch_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        weight: Tensor | None,
+        class_mask: Tensor | None,
+        normaliser: Tensor | float,
+        update_state: bool,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Loss of every row within its batch, (N,); state changes after it is computed, unless the paper says so."""
+
+    def row_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        class_mask: Tensor | None = None,
+        update_state: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.batch_losses(
+            logits,
+            labels,
+            weight=None,
+            class_mask=class_mask,
+            normaliser=self.normaliser(labels, None),
+            update_state=update_state,
+            generator=generator,
+        )
 
 
 class BoxLoss(nn.Module, ABC):
@@ -127,15 +200,26 @@ class BoxLoss(nn.Module, ABC):
     def row_losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Loss of every box, shape (P,)."""
 
+    def batch_losses(self, predicted: Tensor, target: Tensor, *, weight: Tensor | None, update_state: bool) -> Tensor:
+        """Loss of every box among the others, (P,), before weight and normaliser: :meth:`row_losses`, unless boxes
+        depend on each other. Boxes with weight 0 influence neither the others nor the state."""
+        return self.row_losses(predicted, target)
+
     def forward(
         self,
         predicted: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
         normaliser: Tensor | float | None = None,
+        *,
+        update_state: bool | None = None,
     ) -> Tensor:
-        """Weighted sum over boxes divided by ``normaliser`` (None: the number of boxes, at least 1)."""
-        rows = self.row_losses(predicted, target)
+        """Weighted sum over boxes divided by ``normaliser`` (None: the number of boxes, at least 1).
+
+        ``update_state`` says whether running state may change; None follows ``self.training``.
+        """
+        update = self.training if update_state is None else update_state
+        rows = self.batch_losses(predicted, target, weight=weight, update_state=update)
         if weight is not None:
             rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))
         return rows.sum() / (max(predicted.shape[0], 1) if normaliser is None else normaliser)

@@ -24,3 +24,13 @@ def left_out_cells(labels: Tensor, class_mask: Tensor, columns: int) -> Tensor:
     """
     outside = F.pad(~class_mask, (0, columns - class_mask.shape[1]), value=False)
     return outside & ~target_cells(labels, columns)
+
+
+def counted_rows(labels: Tensor, weight: Tensor | None) -> Tensor:
+    """(N,) bool, True at the rows with positive weight; None = all."""
+    return torch.ones_like(labels, dtype=torch.bool) if weight is None else weight > 0
+
+
+def label_counts(labels: Tensor, counted: Tensor, columns: int) -> Tensor:
+    """(columns,) int64: how many of the ``counted`` (N,) rows have each label; labels >= ``columns`` are left out."""
+    return (target_cells(labels, columns) & counted.unsqueeze(1)).sum(dim=0)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses.base import ClassificationLoss
-from longtail.losses.cells import full_precision, left_out_cells
+from longtail.losses.base import BatchLoss
+from longtail.losses.cells import counted_rows, full_precision, left_out_cells
 
 
-class GroupSoftmaxLoss(ClassificationLoss):
+class GroupSoftmaxLoss(BatchLoss):
     """Classes of similar counts compete in a softmax of their own, so that frequent ones cannot push rare ones down.
 
     A class belongs to the group of its number of training instances: [0, 10), [10, 100), [100, 1000), [1000, inf).
@@ -74,47 +74,19 @@ class GroupSoftmaxLoss(ClassificationLoss):
         """C classes, one *others* per group, foreground and background: C + 6 with the published groups."""
         return self.num_classes + self.num_groups + 2
 
-    def row_losses(
+    def batch_losses(
         self,
         logits: Tensor,
         labels: Tensor,
         *,
-        class_mask: Tensor | None = None,
-        update_state: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        return self._row_losses(logits, labels, class_mask, generator, torch.ones_like(labels, dtype=torch.bool))
-
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        *,
-        weight: Tensor | None = None,
-        class_mask: Tensor | None = None,
-        normaliser: Tensor | float | None = None,
-        update_state: bool | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Scalar loss, as in the base class; rows with weight 0 take no part in the groups' draws and means."""
-        if weight is None or generator is None:
-            return super().forward(
-                logits, labels, weight=weight, class_mask=class_mask, normaliser=normaliser,
-                update_state=update_state, generator=generator,
-            )  # fmt: skip
-        rows = self._row_losses(logits, labels, class_mask, generator, weight > 0)
-        rows = torch.where(weight > 0, rows * weight, rows.new_zeros(()))
-        return rows.sum() / (self.normaliser(labels, weight) if normaliser is None else normaliser)
-
-    def _row_losses(
-        self,
-        logits: Tensor,
-        labels: Tensor,
+        weight: Tensor | None,
         class_mask: Tensor | None,
+        normaliser: Tensor | float,
+        update_state: bool,
         generator: torch.Generator | None,
-        counted: Tensor,
     ) -> Tensor:
-        """(N,), scaled so that their mean over the ``counted`` (N,) rows is the sum of the groups' means."""
+        """(N,), scaled so that their mean over the rows with weight > 0 is the sum of the groups' means."""
+        counted = counted_rows(labels, weight)
         logits = full_precision(logits)
         background = labels == self.num_classes
         total = F.cross_entropy(logits[:, -2:], background.long(), reduction="none")

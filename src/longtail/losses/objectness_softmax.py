@@ -62,7 +62,12 @@ class ObjectnessSoftmax(ClassificationLoss):
         return objectness + class_term.masked_fill(background, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
-        logits = full_precision(logits)
-        objectness = logits[:, self.num_classes :].softmax(dim=1)
-        classes = logits[:, : self.num_classes].softmax(dim=1)
-        return torch.cat([classes * objectness[:, :1], objectness[:, 1:]], dim=1)
+        return objectness_scores(logits, self.num_classes)
+
+
+def objectness_scores(logits: Tensor, num_classes: int) -> Tensor:
+    """(N, C + 1) from (N, C + 2) logits: ``P(class) * P(foreground)``, then ``P(background)``; rows sum to 1."""
+    logits = full_precision(logits)
+    objectness = logits[:, num_classes:].softmax(dim=1)
+    classes = logits[:, :num_classes].softmax(dim=1)
+    return torch.cat([classes * objectness[:, :1], objectness[:, 1:]], dim=1)

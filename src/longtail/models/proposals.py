@@ -151,6 +151,7 @@ class ProposalNetwork(nn.Module):
         targets: Sequence[Mapping[str, Any]],
         *,
         generators: Sequence[torch.Generator | None] | None = None,
+        update_state: bool | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals of every image and the losses ``loss_objectness`` and ``loss_rpn_box_reg``.
 
@@ -159,10 +160,11 @@ class ProposalNetwork(nn.Module):
             maps: feature maps, every one of which has anchors.
             targets: ``boxes`` (G, 4), corners in pixels of the batch, and ``labels`` (G,).
             generators: one source of draws per image, on the maps' device.
+            update_state: whether the box loss may change its state; None follows ``self.training``.
         """
         logits, deltas, anchors, per_level = self._predict(images, maps)
         proposals = self._propose(logits, deltas, anchors, per_level, images, self.top_in_losses, targets)
-        return proposals, self._losses(logits, deltas, anchors, targets, generators)
+        return proposals, self._losses(logits, deltas, anchors, targets, generators, update_state)
 
     def detect(self, images: ImageList, maps: Maps, *, top: TopN | None = None) -> Proposals:
         """Proposals of every image, ``top_in_detect`` of them unless ``top`` says otherwise."""
@@ -232,6 +234,7 @@ class ProposalNetwork(nn.Module):
         anchors: Tensor,
         targets: Sequence[Mapping[str, Any]],
         generators: Sequence[torch.Generator | None] | None,
+        update_state: bool | None,
     ) -> dict[str, Tensor]:
         positives, negatives, matched_boxes = [], [], []
         for image, target in enumerate(targets):
@@ -256,8 +259,9 @@ class ProposalNetwork(nn.Module):
         predicted = deltas.reshape(-1, 4)[positive]
         own_anchors, target_boxes = anchors[positive % anchors.shape[0]], torch.cat(matched_boxes)
         box = box_loss_between(
-            self.box_loss, self.box_coder, predicted, own_anchors, target_boxes, normaliser=normaliser
-        )
+            self.box_loss, self.box_coder, predicted, own_anchors, target_boxes, normaliser=normaliser,
+            update_state=update_state,
+        )  # fmt: skip
         return {
             "loss_objectness": objectness / normaliser * self.objectness_weight,
             "loss_rpn_box_reg": box * self.box_weight,
@@ -306,6 +310,7 @@ def box_loss_between(
     *,
     weight: Tensor | None = None,
     normaliser: Tensor | float | None = None,
+    update_state: bool | None = None,
 ) -> Tensor:
     """The box loss in the space in which it is defined.
 
@@ -313,11 +318,11 @@ def box_loss_between(
         deltas: (P, 4) predicted offsets from ``references``.
         references: (P, 4) anchors or proposals, corners in pixels.
         target_boxes: (P, 4) matched objects.
-        weight, normaliser: as in :meth:`BoxLoss.forward`.
+        weight, normaliser, update_state: as in :meth:`BoxLoss.forward`.
     """
     if box_loss.space == "boxes":
         predicted, target = coder.decode_single(deltas, references), target_boxes
     else:
         predicted, target = deltas, coder.encode_single(target_boxes, references)
-    loss: Tensor = box_loss(predicted, target, weight, normaliser)
+    loss: Tensor = box_loss(predicted, target, weight, normaliser, update_state=update_state)
     return loss

@@ -113,7 +113,7 @@ class RCNN(nn.Module):
         size = _height_width(batch.tensors)
         device = batch.tensors.device
         generators = image_generators(scaled, device)
-        proposals, proposal_losses = self.rpn.losses(batch, maps, scaled, generators=generators)
+        proposals, proposal_losses = self.rpn.losses(batch, maps, scaled, generators=generators, update_state=update)
         stage = self.box.losses(
             maps,
             size,

@@ -230,11 +230,12 @@ class BoxStage(nn.Module):
         positive = regions.positives(torch.split(own_features, counts))
         joining = [by_part[part] for part, rows in replayed.items() if rows.trains_box and rows.joins_normaliser]
         losses["loss_box_reg"] = self.box_weight * self._box_loss(
-            torch.cat([*positive, *joining]), box, normalisers.box
+            torch.cat([*positive, *joining]), box, normalisers.box, update
         )
         if separate_box:
             terms = [
-                replayed[part].loss_weight * self._box_loss(by_part[part], rows, normalisers.separate_box[part])
+                # not every process has these rows, so they change no state
+                replayed[part].loss_weight * self._box_loss(by_part[part], rows, normalisers.separate_box[part], False)
                 for part, rows in separate_box.items()
             ]
             losses["loss_replay_box"] = torch.stack(terms).sum() * self.box_weight
@@ -317,7 +318,7 @@ class BoxStage(nn.Module):
         }
         return joining_box_rows(positives, joining, self.num_classes), separate
 
-    def _box_loss(self, features: Tensor, rows: BoxRows, normaliser: Tensor | float) -> Tensor:
+    def _box_loss(self, features: Tensor, rows: BoxRows, normaliser: Tensor | float, update_state: bool) -> Tensor:
         deltas = full_precision(self.regressor(features))
         if not self.class_agnostic:
             index = torch.arange(rows.labels.shape[0], device=deltas.device)
@@ -330,6 +331,7 @@ class BoxStage(nn.Module):
             rows.gt_boxes,
             weight=rows.weight,
             normaliser=normaliser,
+            update_state=update_state,
         )
 
 

@@ -93,8 +93,79 @@ class LogitAdjusted(LossPart):
     tau: float = Field(1.0, ge=0, description="Strength; 0 is plain softmax cross-entropy.")
 
 
+class ACSL(LossPart):
+    """Objects are negatives only for classes they are mistaken for (ACSL, Wang et al., 2021)."""
+
+    type: Literal["acsl"] = "acsl"
+    threshold: float = Field(0.7, ge=0, le=1, description="Score from which another class counts as a mistake.")
+    common_share: float = Field(0.1, ge=0, le=1, description="Share of background regions shown to common classes.")
+    rare_share: float = Field(0.01, ge=0, le=1, description="Share of background regions shown to rare classes.")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every output.")
+
+
+class Drop(LossPart):
+    """EQL that also spares tail classes most of the background (DropLoss, Hsieh et al., 2021)."""
+
+    type: Literal["drop_loss"] = "drop_loss"
+    threshold: float = Field(0.00177, ge=0, description="Classes in a smaller share of the training images are tail.")
+    prior: float = Field(0.001, gt=0, lt=1, description="Initial probability of every class.")
+
+
+class Equalization(LossPart):
+    """Objects of other classes are no negatives for rare classes (EQL, Tan et al., 2020)."""
+
+    type: Literal["eql"] = "eql"
+    threshold: float = Field(0.00177, ge=0, description="Classes in a smaller share of the training images are rare.")
+    form: Literal["sigmoid", "softmax"] = Field("sigmoid", description="`sigmoid` is used for detection.")
+    prior: float = Field(0.001, gt=0, lt=1, description="Initial probability of every class (sigmoid form only).")
+
+
+class EqualizationV2(LossPart):
+    """Gradients of positives and negatives balanced for every class (EQLv2, Tan et al., 2021)."""
+
+    type: Literal["eqlv2"] = "eqlv2"
+    gamma: float = Field(12.0, gt=0, description="Steepness of the mapping from ratio to weight.")
+    mu: float = Field(0.8, description="Ratio of positive to negative gradient at which negatives weigh 1/2.")
+    alpha: float = Field(4.0, ge=0, description="How much positives gain.")
+    prior: float = Field(0.001, gt=0, lt=1, description="Initial probability of every output.")
+    sync: bool = Field(True, description="Whether gradients are summed over processes.")
+
+
+class Federated(LossPart):
+    """Binary cross-entropy over a random subset of the classes (Zhou et al., 2021)."""
+
+    type: Literal["federated"] = "federated"
+    subset: int = Field(50, ge=1, description="Classes per batch, those present included.")
+    power: float = Field(0.5, ge=0, description="Exponent of the image counts with which classes are drawn.")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class.")
+
+
+class Seesaw(LossPart):
+    """Frequent classes push rarer ones down less, unless they are mistaken for them (Wang et al., 2021)."""
+
+    type: Literal["seesaw"] = "seesaw"
+    p: float = Field(0.8, ge=0, description="Strength of the mitigation by counts; 0 switches it off.")
+    q: float = Field(2.0, ge=0, description="Strength of the compensation by scores; 0 switches it off.")
+    eps: float = Field(0.01, gt=0, description="Smallest score of the label in the compensation.")
+    sync: bool = Field(True, description="Whether regions are counted over all processes.")
+
+
 ClassificationLossSpec = Annotated[
-    Softmax | Objectness | Sigmoid | Focal | BalancedSoftmax | ClassBalanced | GroupSoftmax | LDAM | LogitAdjusted,
+    Softmax
+    | Objectness
+    | Sigmoid
+    | Focal
+    | BalancedSoftmax
+    | ClassBalanced
+    | GroupSoftmax
+    | LDAM
+    | LogitAdjusted
+    | ACSL
+    | Drop
+    | Equalization
+    | EqualizationV2
+    | Federated
+    | Seesaw,
     Field(discriminator="type"),
     BeforeValidator(named),
 ]
@@ -122,4 +193,14 @@ class GIoU(Part):
     type: Literal["giou"] = "giou"
 
 
-BoxLossSpec = Annotated[SmoothL1 | L1 | GIoU, Field(discriminator="type"), BeforeValidator(named)]
+class GHMR(Part):
+    """Offsets weighted by how many have a gradient of the same size (GHM-R, Li et al., 2019)."""
+
+    type: Literal["ghm_r"] = "ghm_r"
+    mu: float = Field(0.02, gt=0, description="Offset at which the loss turns from quadratic to linear.")
+    bins: int = Field(10, ge=1, description="Bins of the gradient's size.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Of the bins' counts.")
+    sync: bool = Field(True, description="Whether counts are summed over processes.")
+
+
+BoxLossSpec = Annotated[SmoothL1 | L1 | GIoU | GHMR, Field(discriminator="type"), BeforeValidator(named)]
