@@ -28,6 +28,7 @@ from longtail.models import (
 )
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.matching import Matcher
+from longtail.models.necks import BalancedFeaturePyramid
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, TopN
@@ -110,7 +111,47 @@ def build_detector(
 
 
 def backbone(
-    spec: specs.ResNet | specs.Timm | specs.Tiny32, neck: specs.Neck, *, pretrained: bool, trust: bool = False
+    spec: specs.ResNet | specs.Timm | specs.Tiny32,
+    neck: specs.FPN | specs.PAFPN,
+    *,
+    pretrained: bool,
+    trust: bool = False,
+) -> PyramidBackbone:
+    """The backbone with its neck.
+
+    Raises:
+        UsageError: a neck that needs more levels than the backbone gives, or a network that cannot be had.
+    """
+    pyramid = pyramid_backbone(spec, neck, pretrained=pretrained, trust=trust)
+    if neck.balance is not None:
+        pyramid.balance = balance(neck.balance, channels=neck.channels, levels=len(pyramid.strides))
+    return pyramid
+
+
+def balance(spec: specs.Balance, *, channels: int, levels: int) -> BalancedFeaturePyramid:
+    """The balanced feature pyramid behind a pyramid of ``levels`` levels."""
+    used = levels if spec.num_levels is None else spec.num_levels
+    if used > levels or (spec.level is not None and spec.level >= used):
+        raise UsageError(
+            f"model.neck.balance wants {used} levels and integrates at level {spec.level}, but the backbone gives "
+            f"{levels}; num_levels is at most {levels}, and level below num_levels (none = the middle one)"
+        )
+    return BalancedFeaturePyramid(
+        channels,
+        level=spec.level,
+        num_levels=spec.num_levels,
+        refine=spec.refine,
+        out_proj=spec.out_proj,
+        fused=spec.fused,
+    )
+
+
+def pyramid_backbone(
+    spec: specs.ResNet | specs.Timm | specs.Tiny32,
+    neck: specs.FPN | specs.PAFPN,
+    *,
+    pretrained: bool,
+    trust: bool,
 ) -> PyramidBackbone:
     """The backbone with its feature pyramid."""
     match spec:
@@ -128,6 +169,7 @@ def backbone(
                 norm=spec.norm,
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
+                fpn_kind=neck.type,
             )
         case specs.Timm():
             return timm_fpn(
@@ -137,10 +179,11 @@ def backbone(
                 out_indices=spec.out_indices,
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
+                fpn_kind=neck.type,
                 freeze_norm=spec.freeze_norm,
             )
         case specs.Tiny32():
-            return tiny32(fpn_channels=neck.channels, fpn_norm=neck.norm)
+            return tiny32(fpn_channels=neck.channels, fpn_norm=neck.norm, fpn_kind=neck.type)
 
 
 def weights_argument(weights: str | None) -> str | Path | None:

@@ -8,6 +8,7 @@ from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
 from longtail.models.matching import Matcher
+from longtail.models.necks import PAFPN, BalancedFeaturePyramid, EmbeddedGaussian
 from longtail.models.postprocess import Inference, masks_to_rle, paste_masks
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
@@ -19,11 +20,14 @@ from longtail.models.tiny import tiny32
 from longtail.models.torchvision_weights import from_torchvision
 
 __all__ = [
+    "PAFPN",
     "RCNN",
+    "BalancedFeaturePyramid",
     "BoxStage",
     "Classifier",
     "CosineClassifier",
     "DeconfoundedClassifier",
+    "EmbeddedGaussian",
     "ImageBatcher",
     "Inference",
     "LearnableWeightScaling",

@@ -18,12 +18,14 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from longtail.models import wheel_weights
+from longtail.models.necks import PAFPN
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema.errors import DataError, LongtailError, UsageError
 
 ExtraLevel = Literal["pool", "p6p7"] | None
 Norm = Literal["frozen_batch", "batch", "group"]
 FpnNorm = Literal["none", "group"]
+FpnKind = Literal["fpn", "pafpn"]
 
 RESNETS = (
     "resnet18",
@@ -47,6 +49,8 @@ class PyramidBackbone(nn.Module):
     Args:
         body: images -> {name: map} or [map, ...], finest first.
         fpn: {name: map} -> {name: map}.
+        balance: what follows the pyramid and leaves names and shapes as they are, such as
+            :class:`longtail.models.necks.BalancedFeaturePyramid`; None = nothing. Can be set later.
         out_channels: channels of every output map.
         strides: of the output maps, in pixels of the input, finest first.
         mean, std: input normalisation per channel (RGB), for values in 0..1. The backbone does not apply it, whoever
@@ -69,10 +73,12 @@ class PyramidBackbone(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         freeze_norm: bool = False,
         body_is_nhwc: bool = False,
+        balance: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.fpn = fpn
+        self.balance = balance
         self.out_channels = out_channels
         self.strides = tuple(strides)
         self.mean = tuple(mean)
@@ -101,7 +107,7 @@ class PyramidBackbone(nn.Module):
         if self.body_is_nhwc:
             maps = OrderedDict((name, value.permute(0, 3, 1, 2).contiguous()) for name, value in maps.items())
         pyramid: OrderedDict[str, Tensor] = self.fpn(maps)
-        return pyramid
+        return pyramid if self.balance is None else self.balance(pyramid)
 
 
 def feature_pyramid(
@@ -110,8 +116,9 @@ def feature_pyramid(
     out_channels: int,
     extra_level: ExtraLevel,
     norm: FpnNorm = "none",
+    kind: FpnKind = "fpn",
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """Torchvision's feature pyramid network, and the strides of its outputs. Arguments: see :func:`resnet_fpn`.
+    """A feature pyramid network, and the strides of its outputs. Arguments: see :func:`resnet_fpn`.
 
     ``norm="group"`` puts a group norm behind every convolution of the pyramid. Networks whose maps are not normalised
     themselves need it: the maps of EfficientNet-Lite have a standard deviation of about 9, with which a new head starts
@@ -119,6 +126,8 @@ def feature_pyramid(
     """
     if norm not in ("none", "group"):
         raise UsageError(f"the pyramid's norm is 'none' or 'group', not {norm!r}")
+    if kind not in ("fpn", "pafpn"):
+        raise UsageError(f"the pyramid is 'fpn' or 'pafpn', not {kind!r}")
     if out_channels < 1:
         raise ValueError(f"fpn_channels must be at least 1, got {out_channels}")
     last = strides[-1]
@@ -131,7 +140,8 @@ def feature_pyramid(
         extra, more = LastLevelP6P7(out_channels, out_channels), (2 * last, 4 * last)
     else:
         raise UsageError(f"extra_level is 'pool', 'p6p7' or none, not {extra_level!r}")
-    fpn: nn.Module = FeaturePyramidNetwork(
+    network = PAFPN if kind == "pafpn" else FeaturePyramidNetwork
+    fpn: nn.Module = network(
         list(in_channels), out_channels, extra_blocks=extra, norm_layer=_group_norm if norm == "group" else None
     )
     return fpn, (*strides, *more)
@@ -147,6 +157,7 @@ def resnet_fpn(
     returned_layers: Sequence[int] = (1, 2, 3, 4),
     fpn_channels: int = 256,
     fpn_norm: FpnNorm = "none",
+    fpn_kind: FpnKind = "fpn",
     extra_level: ExtraLevel = "pool",
     freeze_norm: bool = False,
 ) -> PyramidBackbone:
@@ -164,6 +175,7 @@ def resnet_fpn(
         returned_layers: stages the pyramid stands on, of 1 (stride 4) .. 4 (stride 32), ascending.
         fpn_channels: channels of all output maps.
         fpn_norm: normalisation inside the pyramid; see :func:`feature_pyramid`.
+        fpn_kind: ``"fpn"``, or ``"pafpn"`` with a second path from fine to coarse.
         extra_level: ``"pool"`` adds a map of twice the coarsest stride by subsampling (R-CNN), ``"p6p7"`` two by
             convolutions (RetinaNet).
         freeze_norm: fix ``"batch"`` as ``"frozen_batch"`` is.
@@ -198,7 +210,7 @@ def resnet_fpn(
     first = network.inplanes // 8
     channels = [first * 2 ** (layer - 1) for layer in layers]
     fpn, strides = feature_pyramid(
-        channels, [2 ** (layer + 1) for layer in layers], fpn_channels, extra_level, fpn_norm
+        channels, [2 ** (layer + 1) for layer in layers], fpn_channels, extra_level, fpn_norm, fpn_kind
     )
     getter = IntermediateLayerGetter(network, {f"layer{layer}": str(i) for i, layer in enumerate(layers)})
     return PyramidBackbone(getter, fpn, out_channels=fpn_channels, strides=strides, freeze_norm=freeze_norm)
@@ -212,6 +224,7 @@ def timm_fpn(
     out_indices: Sequence[int] = (1, 2, 3),
     fpn_channels: int = 64,
     fpn_norm: FpnNorm = "none",
+    fpn_kind: FpnKind = "fpn",
     extra_level: ExtraLevel = None,
     freeze_norm: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -229,7 +242,7 @@ def timm_fpn(
         trust: whether that file may hold Python objects; see :func:`longtail.models.weights.read_state_dict`.
         out_indices: which of the network's maps the pyramid stands on, finest first; for most networks 1, 2, 3 are
             strides 4, 8, 16 (0, 1, 2 where the first is 4).
-        fpn_channels, fpn_norm, extra_level: see :func:`resnet_fpn`.
+        fpn_channels, fpn_norm, fpn_kind, extra_level: see :func:`resnet_fpn`.
         freeze_norm: batch norms keep statistics and affine parameters.
         options: further arguments of ``timm.create_model``.
 
@@ -251,7 +264,7 @@ def timm_fpn(
     elif weights is not None and weights != "timm":
         _load_timm_file(body, Path(weights), trust=trust)
 
-    fpn, strides = feature_pyramid(info.channels(), reductions, fpn_channels, extra_level, fpn_norm)
+    fpn, strides = feature_pyramid(info.channels(), reductions, fpn_channels, extra_level, fpn_norm, fpn_kind)
     settings = getattr(body, "pretrained_cfg", None) or getattr(body, "default_cfg", None) or {}
     mean = settings.get("mean", IMAGENET_MEAN)
     std = settings.get("std", IMAGENET_STD)

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtail.models.backbones import ExtraLevel, FpnNorm, PyramidBackbone, feature_pyramid
+from longtail.models.backbones import ExtraLevel, FpnKind, FpnNorm, PyramidBackbone, feature_pyramid
 
 
 def tiny32(
-    *, width: int = 32, fpn_channels: int = 64, fpn_norm: FpnNorm = "none", extra_level: ExtraLevel = None
+    *,
+    width: int = 32,
+    fpn_channels: int = 64,
+    fpn_norm: FpnNorm = "none",
+    fpn_kind: FpnKind = "fpn",
+    extra_level: ExtraLevel = None,
 ) -> PyramidBackbone:
     """A residual network of ten layers with a feature pyramid on strides 4, 8 and 16.
 
@@ -22,12 +27,12 @@ def tiny32(
     Args:
         width: channels at stride 4; doubled at 8 and again at 16.
         fpn_channels: channels of all output maps.
-        fpn_norm, extra_level: see :func:`longtail.models.backbones.resnet_fpn`.
+        fpn_norm, fpn_kind, extra_level: see :func:`longtail.models.backbones.resnet_fpn`.
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     channels = (width, 2 * width, 4 * width)
-    fpn, strides = feature_pyramid(channels, (4, 8, 16), fpn_channels, extra_level, fpn_norm)
+    fpn, strides = feature_pyramid(channels, (4, 8, 16), fpn_channels, extra_level, fpn_norm, fpn_kind)
     return PyramidBackbone(
         TinyResNet(channels),
         fpn,

@@ -16,9 +16,10 @@ from longtail.schema.recipe import Recipe
 
 DEPTH = 3
 BARE_NAMES = (
-    "model", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss", "optimiser", "resize",
-    "colour", "copy_paste", "adjust",
+    "model", "neck", "balance", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss",
+    "optimiser", "resize", "colour", "copy_paste", "adjust",
 )  # fmt: skip
+SAME_KEYS = ("model", "neck")  # mappings whose other keys survive a change of type
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
 
@@ -108,7 +109,7 @@ def merge(weak: Tree, strong: Tree) -> Tree:
         if key == "stages" and isinstance(old, list) and isinstance(value, list):
             result[key] = _merge_stages(old, value)
         elif isinstance(value, dict) and isinstance(old, dict):
-            same_part = key == "model" or "type" not in value or value["type"] == old.get("type")
+            same_part = key in SAME_KEYS or "type" not in value or value["type"] == old.get("type")
             result[key] = merge(old, value) if same_part else value
         else:
             result[key] = value

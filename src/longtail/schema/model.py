@@ -60,14 +60,46 @@ def backbone_by_name(value: Any) -> Any:
 BackboneSpec = Annotated[ResNet | Timm | Tiny32, Field(discriminator="type"), BeforeValidator(backbone_by_name)]
 
 
-class Neck(Part):
-    """The feature pyramid."""
+class Balance(Part):
+    """The balanced feature pyramid of Libra R-CNN, behind the pyramid."""
 
-    type: Literal["fpn"] = "fpn"
+    type: Literal["bfp"] = "bfp"
+    refine: Literal["none", "conv", "non_local"] = Field("non_local", description="What refines the integrated map.")
+    level: int | None = Field(
+        None, ge=0, description="Level at which all are integrated, finest = 0; none = the middle one."
+    )
+    num_levels: int | None = Field(
+        None, ge=1, description="Levels that are balanced; the others are subsampled from the last. None = all."
+    )
+    out_proj: bool = Field(True, description="Whether the non-local block ends in a convolution, as in the code.")
+    fused: bool = Field(True, description="Attention without its whole matrix in memory; the result is the same.")
+
+
+class NeckPart(Part):
+    """What every pyramid has."""
+
     channels: int = Field(256, ge=1, description="Channels of every level.")
     norm: Literal["none", "group"] = Field(
         "none", description="Group norms inside the pyramid, for backbones whose maps are not normalised."
     )
+    balance: Annotated[Balance, BeforeValidator(named)] | None = Field(
+        None, description="`bfp` balances the levels (Libra R-CNN); none = nothing follows the pyramid."
+    )
+
+
+class FPN(NeckPart):
+    """The feature pyramid."""
+
+    type: Literal["fpn"] = "fpn"
+
+
+class PAFPN(NeckPart):
+    """The feature pyramid with a second path from fine to coarse (PANet)."""
+
+    type: Literal["pafpn"] = "pafpn"
+
+
+NeckSpec = Annotated[FPN | PAFPN, Field(discriminator="type"), BeforeValidator(named)]
 
 
 class MatcherSpec(Part):
@@ -163,7 +195,7 @@ class Model(Part):
 
     type: Literal["faster_rcnn", "mask_rcnn"] = "mask_rcnn"
     backbone: BackboneSpec = ResNet()
-    neck: Neck = Neck()
+    neck: NeckSpec = FPN()
     proposals: Proposals = Proposals()
     regions: Regions = Regions()
     classifier: ClassifierSpec = Linear()
