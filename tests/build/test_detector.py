@@ -33,9 +33,10 @@ LOSSES = ["softmax", "objectness_softmax", "sigmoid", "focal", "{type: focal, fo
           "{type: sigmoid, background_logit: true}",
           "balanced_softmax", "{type: balanced_softmax, form: sigmoid}", "class_balanced",
           "{type: class_balanced, form: focal}", "group_softmax", "logit_adjusted",
-          "acsl", "drop_loss", "eql", "{type: eql, form: softmax}", "eqlv2", "federated", "seesaw"]  # fmt: skip
+          "acsl", "drop_loss", "eql", "{type: eql, form: softmax}", "eqlv2", "federated", "seesaw",
+          "lgr_ce", "{type: bcr, num_buckets: 3, lgr: true}"]  # fmt: skip
 CLASSIFIERS = ["linear", "cosine", "normed_linear", "lws"]
-BOX_LOSSES = ["smooth_l1", "l1", "giou", "ghm_r"]
+BOX_LOSSES = ["smooth_l1", "l1", "giou", "ghm_r", "lgr_l1", "{type: balanced_l1, beta: 0.5}"]
 REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}", "{type: hard_examples, count: 16}"]
 REPLAY = ["[]", "[{type: object_memory, count: 3, max_images: 30}]"]
 
@@ -57,8 +58,8 @@ def pairs() -> list[tuple[str, str, str, str, str, str]]:
         for turn in range(2):
             k = number + turn
             chosen.append(
-                (loss, classifier, BOX_LOSSES[(number + turn) % 4], REGIONS[(k // 3 + turn) % 3],
-                 REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
+                (loss, classifier, BOX_LOSSES[(number + turn) % len(BOX_LOSSES)],
+                 REGIONS[(k // 3 + turn) % len(REGIONS)], REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
             )  # fmt: skip
     return chosen
 

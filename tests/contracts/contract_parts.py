@@ -20,6 +20,7 @@ ARGUMENTS = {
     "num_classes": lambda c: c,
     "instance_counts": lambda c: torch.arange(c) ** 3,
     "image_counts": lambda c: torch.arange(c) ** 2,
+    "class_counts": lambda c: torch.arange(max(c, 0)) ** 2,
     "image_frequency": lambda c: torch.arange(c, dtype=torch.float64) ** 2 / 10_000,
     "targeted": lambda c: torch.arange(c) < (c + 1) // 2,
 }

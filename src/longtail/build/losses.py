@@ -10,8 +10,10 @@ from longtail.data import ClassStatistics
 from longtail.losses import (
     ACSLoss,
     AuxiliaryLoss,
+    BalancedL1Loss,
     BalancedSoftmaxLoss,
     BoxLoss,
+    BucketedReweightingLoss,
     ClassBalancedLoss,
     ClassificationLoss,
     DropLoss,
@@ -24,6 +26,8 @@ from longtail.losses import (
     GroupSoftmaxLoss,
     L1Loss,
     LDAMLoss,
+    LGRCrossEntropy,
+    LGRL1Loss,
     LogitAdjustedLoss,
     MaskedFeatureDistillation,
     ObjectnessSoftmax,
@@ -81,6 +85,31 @@ def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassSta
             return FederatedLoss(images, subset=spec.subset, power=spec.power, prior=spec.prior)
         case specs.Seesaw():
             return SeesawLoss(classes, p=spec.p, q=spec.q, eps=spec.eps, sync=spec.sync)
+        case specs.LGR():
+            return LGRCrossEntropy(
+                classes,
+                alpha=spec.alpha,
+                gamma=spec.gamma,
+                form=spec.form,
+                norm=spec.norm,
+                background_logit=spec.background_logit,
+                prior=spec.prior,
+            )
+        case specs.Bucketed():
+            counts = statistics.image_counts if spec.count == "images" else statistics.instance_counts
+            return BucketedReweightingLoss(
+                classes,
+                torch.as_tensor(counts),
+                num_buckets=spec.num_buckets,
+                a=spec.a,
+                tau=spec.tau,
+                on_background=spec.on_background,
+                background_logit=spec.background_logit,
+                prior=spec.prior,
+                lgr=spec.lgr,
+                lgr_alpha=spec.lgr_alpha,
+                lgr_gamma=spec.lgr_gamma,
+            )
 
 
 def box_loss(spec: specs.BoxLossSpec) -> BoxLoss:
@@ -94,6 +123,10 @@ def box_loss(spec: specs.BoxLossSpec) -> BoxLoss:
             return GIoULoss()
         case specs.GHMR():
             return GHMRegression(mu=spec.mu, bins=spec.bins, momentum=spec.momentum, sync=spec.sync)
+        case specs.BalancedL1():
+            return BalancedL1Loss(alpha=spec.alpha, gamma=spec.gamma, beta=spec.beta, beta_form=spec.beta_form)
+        case specs.LGRL1():
+            return LGRL1Loss(alpha=spec.alpha, gamma=spec.gamma, beta=spec.beta)
 
 
 def auxiliary_losses(specs: Sequence[parts.MaskedFeatures], statistics: ClassStatistics) -> list[AuxiliaryLoss]:

@@ -5,9 +5,11 @@ Every class works alone in any PyTorch loop: explicit arguments in, a scalar out
 
 from longtail.losses.acsl import ACSLoss
 from longtail.losses.auxiliary import AuxiliaryLoss, Record
+from longtail.losses.balanced_l1 import BalancedL1Loss, LGRL1Loss
 from longtail.losses.balanced_softmax import BalancedSoftmaxLoss
 from longtail.losses.base import BatchLoss, BoxLoss, ClassificationLoss
 from longtail.losses.boxes import GIoULoss, L1Loss, SmoothL1Loss
+from longtail.losses.bucketed_reweighting import BucketedReweightingLoss
 from longtail.losses.class_balanced import ClassBalancedLoss
 from longtail.losses.drop_loss import DropLoss
 from longtail.losses.equalization import EqualizationLoss
@@ -18,6 +20,7 @@ from longtail.losses.focal import FocalLoss
 from longtail.losses.gradient_harmonising import GHMClassification, GHMRegression
 from longtail.losses.group_softmax import GroupSoftmaxLoss
 from longtail.losses.ldam import LDAMLoss
+from longtail.losses.lgr_cross_entropy import LGRCrossEntropy
 from longtail.losses.logit_adjusted import LogitAdjustedLoss
 from longtail.losses.masked_feature_distillation import MaskedFeatureDistillation
 from longtail.losses.objectness_softmax import ObjectnessSoftmax
@@ -28,9 +31,11 @@ from longtail.losses.softmax import SoftmaxCrossEntropy
 __all__ = [
     "ACSLoss",
     "AuxiliaryLoss",
+    "BalancedL1Loss",
     "BalancedSoftmaxLoss",
     "BatchLoss",
     "BoxLoss",
+    "BucketedReweightingLoss",
     "ClassBalancedLoss",
     "ClassificationLoss",
     "DropLoss",
@@ -45,6 +50,8 @@ __all__ = [
     "GroupSoftmaxLoss",
     "L1Loss",
     "LDAMLoss",
+    "LGRCrossEntropy",
+    "LGRL1Loss",
     "LogitAdjustedLoss",
     "MaskedFeatureDistillation",
     "ObjectnessSoftmax",

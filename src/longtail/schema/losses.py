@@ -150,6 +150,36 @@ class Seesaw(LossPart):
     sync: bool = Field(True, description="Whether regions are counted over all processes.")
 
 
+class LGR(LossPart):
+    """Well classified regions gain: cross-entropy weighted by its gradient (Libra R-CNN, journal version)."""
+
+    type: Literal["lgr_ce"] = "lgr_ce"
+    alpha: float = Field(0.8, gt=0, description="Smaller favours well classified regions more.")
+    gamma: float = Field(1.0, gt=0, description="Weight of a region whose label has probability 0.")
+    form: Literal["softmax", "sigmoid"] = Field("softmax", description="Over a softmax, or binary per class.")
+    norm: Literal["target", "l1_half", "l2"] = Field(
+        "target", description="Size of a row's gradient: of its label, half the absolute sum, Euclidean (softmax only)."
+    )
+    background_logit: bool = Field(False, description="An output for the background (sigmoid form only).")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class (sigmoid form only).")
+
+
+class Bucketed(LossPart):
+    """Objects push classes down by a weight that follows their counts in buckets (BCR of Libra R-CNN)."""
+
+    type: Literal["bcr"] = "bcr"
+    count: Literal["images", "instances"] = Field("images", description="What is counted per class.")
+    num_buckets: int = Field(10, ge=1, description="Equal ranges of the logarithm of the count.")
+    a: float = Field(0.5, description="Share of that range at which the weight is 1/2.")
+    tau: float = Field(0.025, gt=0, description="Width of the step there.")
+    on_background: bool = Field(False, description="Whether background regions are weighted too.")
+    background_logit: bool = Field(True, description="Whether the background has an output of its own.")
+    prior: float = Field(0.001, gt=0, lt=1, description="Initial probability of every output.")
+    lgr: bool = Field(False, description="Whether every cell is also weighted as in the sigmoid form of `lgr_ce`.")
+    lgr_alpha: float = Field(0.8, gt=0, description="alpha of that weight.")
+    lgr_gamma: float = Field(1.0, gt=0, description="gamma of that weight.")
+
+
 ClassificationLossSpec = Annotated[
     Softmax
     | Objectness
@@ -165,7 +195,9 @@ ClassificationLossSpec = Annotated[
     | Equalization
     | EqualizationV2
     | Federated
-    | Seesaw,
+    | Seesaw
+    | LGR
+    | Bucketed,
     Field(discriminator="type"),
     BeforeValidator(named),
 ]
@@ -203,4 +235,25 @@ class GHMR(Part):
     sync: bool = Field(True, description="Whether counts are summed over processes.")
 
 
-BoxLossSpec = Annotated[SmoothL1 | L1 | GIoU | GHMR, Field(discriminator="type"), BeforeValidator(named)]
+class BalancedL1(Part):
+    """Small errors count more, large ones no more than others (Libra R-CNN, conference version)."""
+
+    type: Literal["balanced_l1"] = "balanced_l1"
+    alpha: float = Field(0.5, gt=0, description="How much small errors count.")
+    gamma: float = Field(1.5, gt=0, description="Largest gradient.")
+    beta: float = Field(1.0, gt=0, description="Where the gradient becomes constant.")
+    beta_form: Literal["exact", "released"] = Field("exact", description="`released`: the authors' code if beta != 1.")
+
+
+class LGRL1(Part):
+    """Smooth L1 weighted to have balanced L1's gradient (Libra R-CNN, journal version)."""
+
+    type: Literal["lgr_l1"] = "lgr_l1"
+    alpha: float = Field(0.5, gt=0, description="How much small errors count.")
+    gamma: float = Field(1.5, gt=0, description="Largest gradient.")
+    beta: float = Field(1.0, gt=0, description="Where the gradient becomes constant.")
+
+
+BoxLossSpec = Annotated[
+    SmoothL1 | L1 | GIoU | GHMR | BalancedL1 | LGRL1, Field(discriminator="type"), BeforeValidator(named)
+]
