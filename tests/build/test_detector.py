@@ -59,7 +59,8 @@ def pairs() -> list[tuple[str, str, str, str, str, str]]:
             k = number + turn
             chosen.append(
                 (loss, classifier, BOX_LOSSES[(number + turn) % len(BOX_LOSSES)],
-                 REGIONS[(k // 3 + turn) % len(REGIONS)], REPLAY[(k + turn) % 2], ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
+                 REGIONS[(k // 3 + turn) % len(REGIONS)], REPLAY[(k + turn) % 2],
+                 ("faster_rcnn", "mask_rcnn")[(k // 2) % 2])
             )  # fmt: skip
     return chosen
 

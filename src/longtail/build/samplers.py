@@ -7,7 +7,9 @@ import numpy as np
 from longtail.data import AnnotationTable
 from longtail.sampling import (
     ClassAwareSampler,
+    ClassBalancedPositives,
     ImageSampler,
+    InstanceBalancedPositives,
     IoUBalancedNegatives,
     OnlineHardExamples,
     RandomRegions,
@@ -70,13 +72,43 @@ def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> Ima
 
 
 def region_sampler(spec: parts.RegionSamplerSpec, *, negative_iou: float) -> RegionSampler:
-    """The region sampler; ``negative_iou`` is the matcher's threshold below which a candidate is negative."""
+    """The region sampler; ``negative_iou`` is the matcher's threshold below which a candidate is negative.
+
+    Raises:
+        UsageError: a floor set that reaches up to that threshold.
+    """
+    if isinstance(spec, parts.HardExamples):
+        return OnlineHardExamples(spec.count, spec.positive_fraction)
+    negatives = negative_sampler(spec, negative_iou=negative_iou)
+    match spec.positives:
+        case "random":
+            return negatives
+        case "per_object":
+            return InstanceBalancedPositives(spec.count, spec.positive_fraction, negatives=negatives)
+        case "per_class":
+            return ClassBalancedPositives(spec.count, spec.positive_fraction, negatives=negatives)
+
+
+def negative_sampler(spec: parts.Random | parts.IoUBalanced, *, negative_iou: float) -> RandomRegions:
+    """The sampler with positives at random."""
     match spec:
         case parts.Random():
-            return RandomRegions(spec.count, spec.positive_fraction)
+            return RandomRegions(spec.count, spec.positive_fraction, negatives_per_positive=spec.negatives_per_positive)
         case parts.IoUBalanced():
+            if spec.floor_iou >= negative_iou:
+                raise UsageError(
+                    f"region_sampler.floor_iou is {spec.floor_iou}, but candidates are negative below {negative_iou}; "
+                    "give a smaller one"
+                )
             return IoUBalancedNegatives(
-                spec.count, spec.positive_fraction, num_bins=spec.num_bins, negative_iou=negative_iou
+                spec.count,
+                spec.positive_fraction,
+                num_bins=spec.num_bins,
+                negative_iou=negative_iou,
+                interval=spec.interval,
+                zero_iou=spec.zero_iou,
+                fill=spec.fill,
+                floor_iou=spec.floor_iou,
+                floor_fraction=spec.floor_fraction,
+                negatives_per_positive=spec.negatives_per_positive,
             )
-        case parts.HardExamples():
-            return OnlineHardExamples(spec.count, spec.positive_fraction)

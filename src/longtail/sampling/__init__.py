@@ -1,5 +1,6 @@
 """Which pictures and which regions are learnt from."""
 
+from longtail.sampling.balanced_positives import ClassBalancedPositives, InstanceBalancedPositives
 from longtail.sampling.class_aware import ClassAwareSampler
 from longtail.sampling.hard_examples import OnlineHardExamples
 from longtail.sampling.images import ImageSampler, UniformSampler
@@ -11,7 +12,9 @@ from longtail.sampling.sources import SourceSampler
 
 __all__ = [
     "ClassAwareSampler",
+    "ClassBalancedPositives",
     "ImageSampler",
+    "InstanceBalancedPositives",
     "IoUBalancedNegatives",
     "OnlineHardExamples",
     "RandomRegions",

@@ -56,21 +56,41 @@ SamplerSpec = Annotated[Uniform | RepeatFactor | ClassAware, Field(discriminator
 # --- region samplers (seam 2) -----------------------------------------------------------------------------------------
 
 
-class Random(Part):
-    """Positives and negatives drawn uniformly."""
+class RegionPart(Part):
+    """What every region sampler has."""
 
-    type: Literal["random"] = "random"
     count: int = Field(512, ge=1, description="Regions per image.")
     positive_fraction: float = Field(0.25, gt=0, le=1, description="At most this share of them is positive.")
+    positives: Literal["random", "per_object", "per_class"] = Field(
+        "random", description="Positives at random, evenly over objects, or evenly over classes and then objects."
+    )
+    negatives_per_positive: float | None = Field(
+        None, gt=0, description="At most this many negatives for every positive; none = no bound."
+    )
 
 
-class IoUBalanced(Part):
+class Random(RegionPart):
+    """Negatives drawn uniformly."""
+
+    type: Literal["random"] = "random"
+
+
+class IoUBalanced(RegionPart):
     """Negatives spread evenly over IoU bins (Libra R-CNN, section 3.1)."""
 
     type: Literal["iou_balanced"] = "iou_balanced"
-    count: int = Field(512, ge=1, description="Regions per image.")
-    positive_fraction: float = Field(0.25, gt=0, le=1, description="At most this share of them is positive.")
-    num_bins: int = Field(3, ge=1, description="Number K of equal IoU bins below the negative threshold.")
+    num_bins: int = Field(3, ge=1, description="Number K of equal IoU bins.")
+    interval: Literal["neg_range", "max_iou"] = Field(
+        "neg_range", description="Bins end at the negative threshold, or at the largest IoU (released code)."
+    )
+    zero_iou: Literal["include", "last_resort"] = Field(
+        "include", description="`last_resort`: IoU 0 only where the rest does not suffice (released code)."
+    )
+    fill: Literal["even", "uniform"] = Field(
+        "even", description="What bins lack is split evenly again, or drawn from all (released code)."
+    )
+    floor_iou: float = Field(0.0, ge=0, lt=1, description="Bins begin here; candidates below are the floor set.")
+    floor_fraction: float = Field(0.0, ge=0, le=1, description="Share of the negatives that the floor set gives.")
 
 
 class HardExamples(Part):
