@@ -96,6 +96,16 @@ def test_selection_keeps_everything_together(tmp_path: Path) -> None:
     assert last.masks.to_json(0) == [[1.5, 2, 4.5, 2, 4.5, 6]]
 
 
+def test_leaving_out_empty_images_copies_no_annotation(tmp_path: Path) -> None:
+    table = AnnotationTable.from_coco(save(tmp_path, small()))
+    kept = table.without_empty()
+    assert kept.num_images == table.num_images - 1
+    assert kept.masks is table.masks
+    for name in ("annotation_ids", "label", "boxes_xywh", "area", "iscrowd", "ignore"):
+        assert np.shares_memory(getattr(kept, name), getattr(table, name)), name
+    assert kept.select(np.array([0])).masks is not table.masks
+
+
 def test_pictures_without_annotations(tmp_path: Path, smoke_set: GeneratedSet) -> None:
     table = AnnotationTable.from_image_list(smoke_set.images, categories=(["a"], [7]))
     assert table.num_images == 160

@@ -89,6 +89,8 @@ def arrays_of(path: Path, content: Content, places: Places) -> dict[str, Any]:
         masks = masks if sorted_already else masks.take(order)
     boxes = content.boxes[order]
     area = content.area[order]
+    with np.errstate(over="ignore"):
+        area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
     counts = np.bincount(places.image_row, minlength=len(images))
     federated = bool(images) and all(
         "neg_category_ids" in image and "not_exhaustive_category_ids" in image for image in images
@@ -105,7 +107,7 @@ def arrays_of(path: Path, content: Content, places: Places) -> dict[str, Any]:
         "image_index": places.image_row[order].astype(np.int32),
         "label": label[order].astype(np.int32),
         "boxes_xywh": boxes,
-        "area": np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area),
+        "area": area,
         "iscrowd": content.iscrowd[order],
         "ignore": content.ignore[order],
         "masks": masks,

@@ -164,28 +164,33 @@ class AnnotationTable:
         return self.select(np.flatnonzero(np.diff(self.image_start)).astype(np.int64))
 
     def select(self, images: NDArray[np.int64]) -> AnnotationTable:
-        """The given images, in ascending order, with their annotations."""
+        """The given images, in ascending order, with their annotations; where all annotations stay, none is copied."""
         images = np.unique(images)
-        rows = np.flatnonzero(np.isin(self.image_index, images)).astype(np.int64)
         counts = np.diff(self.image_start)[images]
-        return replace(
+        chosen = replace(
             self,
             image_ids=self.image_ids[images],
             file_names=[self.file_names[image] for image in images.tolist()],
             heights=self.heights[images],
             widths=self.widths[images],
-            annotation_ids=self.annotation_ids[rows],
             image_index=np.repeat(np.arange(len(images), dtype=np.int32), counts),
+            negatives=None if self.negatives is None else self.negatives.take(images),
+            not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive.take(images),
+            image_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            source_of_image=None if self.source_of_image is None else self.source_of_image[images],
+        )
+        if len(chosen.image_index) == len(self.label):  # mapped columns stay where they are, shared by all processes
+            return chosen
+        rows = np.flatnonzero(np.isin(self.image_index, images)).astype(np.int64)
+        return replace(
+            chosen,
+            annotation_ids=self.annotation_ids[rows],
             label=self.label[rows],
             boxes_xywh=self.boxes_xywh[rows],
             area=self.area[rows],
             iscrowd=self.iscrowd[rows],
             ignore=self.ignore[rows],
             masks=None if self.masks is None else self.masks.take(rows),
-            negatives=None if self.negatives is None else self.negatives.take(images),
-            not_exhaustive=None if self.not_exhaustive is None else self.not_exhaustive.take(images),
-            image_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-            source_of_image=None if self.source_of_image is None else self.source_of_image[images],
         )
 
     def relabelled(self, label_map: NDArray[np.int64], classes: AnnotationTable | Classes) -> AnnotationTable:
