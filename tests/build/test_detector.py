@@ -213,8 +213,10 @@ def test_losses_get_the_counts_of_the_training_data() -> None:
     assert found["acsl"].rare.tolist() == [False, False, True, False]
     assert found["acsl"].common.tolist() == [False, True, False, False]
     assert found["federated"].log_share.exp().square().tolist() == pytest.approx([40, 12, 2])
-    by_objects = classification_loss(specs.ACSL(), replace(own, count="instances", edges=(20, 80)))
-    assert by_objects.rare.tolist() == [False, True, True, False]
+    by_objects = classification_loss(specs.ACSL(), replace(own, count="instances", edges=(15, 80)))  # 90, 20, 2
+    assert by_objects.rare.tolist() == [False, False, True, False]
+    by_images = classification_loss(specs.ACSL(), replace(own, edges=(15, 80)))
+    assert by_images.rare.tolist() == [False, True, True, False]
 
 
 def test_a_stage_can_have_a_classifier_of_its_own() -> None:
