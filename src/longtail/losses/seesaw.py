@@ -106,7 +106,7 @@ class SeesawLoss(BatchLoss):
             classes = classes.masked_fill(left_out_cells(labels, class_mask, self.num_classes), float("-inf"))
         log_p = classes.log_softmax(dim=1)
         compensation = (log_p - log_p.gather(1, own).exp().clamp(min=self.eps).log()).clamp(min=0)
-        return self.p * mitigation + self.q * compensation
+        return (self.p * mitigation + self.q * compensation).scatter(1, own, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
         return objectness_scores(logits, self.num_classes)
