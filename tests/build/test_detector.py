@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.build.detector import adjust, build_detector
 from longtail.build.detector import classifier as classifier_factory
 from longtail.build.losses import box_loss, classification_loss
+from longtail.build.model import adjust, build_model
 from longtail.build.replay import replay_parts
 from longtail.build.samplers import image_sampler, region_sampler
 from longtail.data import AnnotationTable, ClassStatistics
@@ -82,7 +82,7 @@ def test_combinations_train_a_step_and_detect(
         ],
     )
     torch.manual_seed(0)
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
     masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
     masks[:, 12:38, 22:28] = 1
@@ -135,14 +135,14 @@ def test_a_pair_that_does_not_work_names_what_does(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(SoftmaxCrossEntropy, "classifiers", frozenset({"cosine"}))
     recipe = load_recipe("baseline", [*SMALL, "stages.*.classification_loss=softmax"])
     with pytest.raises(UsageError, match="it works with: cosine"):
-        build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+        build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "objectness_softmax", "logit_adjusted", "class_balanced", "seesaw"])
 def test_the_deconfounded_classifier_trains_with_softmax_losses_and_gathers_its_mean(loss: str) -> None:
     overrides = [*SMALL, f"stages.*.classification_loss={loss}", "model.classifier=deconfounded"]
     recipe = load_recipe("baseline", overrides)
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     target = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([2]), "draw_seed": 5}
     model.eval()
     model.losses([torch.rand(3, 64, 64)], [target])
@@ -158,12 +158,12 @@ def test_what_changes_class_logits_afterwards_wants_softmax_scores(loss: str) ->
     for change in ("model.classifier=deconfounded", "model.inference.adjust=adjust_logits"):
         recipe = load_recipe("baseline", [*overrides, change])
         with pytest.raises(UsageError, match=r"works with: cosine, linear|softmax over the classes"):
-            build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+            build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
 
 
 def test_adjusting_is_set_and_taken_back() -> None:
     recipe = load_recipe("baseline", [*SMALL, "model.inference.adjust=tau_normalise"])
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     assert model.box.adjustment is not None
     adjust(model, None, statistics())
     assert model.box.adjustment is None
@@ -172,7 +172,7 @@ def test_adjusting_is_set_and_taken_back() -> None:
 def test_nms_resampling_takes_its_thresholds_from_the_groups() -> None:
     recipe = load_recipe("baseline", [*SMALL, "groups.edges=[2, 20]", "model.proposals.filter={type: resampling_nms}"])
     own = replace(statistics(), edges=(2, 20))
-    found = build_detector(recipe, recipe.stages[0], own, pretrained=False).rpn.proposal_filter
+    found = build_model(recipe, recipe.stages[0], own, pretrained=False).rpn.proposal_filter
     assert isinstance(found, ResamplingNMS)
     assert found.thresholds[found.kind].tolist() == pytest.approx([0.7, 0.8, 0.9, 0.7]), "f, c, r, background"
 
@@ -182,16 +182,16 @@ def test_ldam_takes_cosines_as_they_are() -> None:
     for classifier in ("linear", "normed_linear", "cosine", "{type: cosine, scale: 1}"):
         recipe = load_recipe("baseline", [*overrides, f"model.classifier={classifier}"])
         with pytest.raises(UsageError, match="cosine"):
-            build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+            build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     recipe = load_recipe("baseline", [*overrides, "model.classifier={type: cosine, scale: 1, learn_norm: false}"])
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     assert model.box.classifier(torch.randn(4, 16)).abs().max() <= 1 + 1e-5
 
 
 def test_the_state_of_box_losses_changes_only_when_told() -> None:
     own = "{type: ghm_r, momentum: 0.7}"
     recipe = load_recipe("baseline", [*SMALL, f"stages.*.box_loss={own}", f"model.proposals.box_loss={own}"])
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False).train()
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False).train()
     target = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([2]), "draw_seed": 5}
     counts = [model.box.box_loss.density.counts, model.rpn.box_loss.density.counts]
     model.losses([torch.rand(3, 64, 64)], [target], update_state=False)
@@ -221,7 +221,7 @@ def test_losses_get_the_counts_of_the_training_data() -> None:
 
 def test_a_stage_can_have_a_classifier_of_its_own() -> None:
     recipe = load_recipe("baseline", [*SMALL, "stages.end-to-end.classifier=cosine"])
-    model = build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
     assert model.box.classifier.name == "cosine"
 
 
@@ -229,12 +229,12 @@ def test_missing_pretrained_weights_say_what_to_do(tmp_path) -> None:
     recipe = load_recipe("baseline", [*SMALL, "model.backbone=resnet18", f"model.backbone.weights={tmp_path}/no.pth",
                                       "model.proposals.anchor_sizes=[8, 16, 32, 64, 128]"])  # fmt: skip
     with pytest.raises(Exception, match=r"no\.pth"):
-        build_detector(recipe, recipe.stages[0], statistics(), pretrained=True)
+        build_model(recipe, recipe.stages[0], statistics(), pretrained=True)
 
 
 def test_frozen_norms_without_weights_are_refused_in_training_but_not_when_weights_follow() -> None:
     recipe = load_recipe("baseline", [*SMALL, "model.backbone=resnet18", "model.backbone.weights=null",
                                       "model.proposals.anchor_sizes=[8, 16, 32, 64, 128]"])  # fmt: skip
     with pytest.raises(UsageError, match="norm=batch"):
-        build_detector(recipe, recipe.stages[0], statistics(), pretrained=True)
-    assert build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+        build_model(recipe, recipe.stages[0], statistics(), pretrained=True)
+    assert build_model(recipe, recipe.stages[0], statistics(), pretrained=False)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.build.detector import build_detector
 from longtail.build.losses import classification_loss
+from longtail.build.model import build_model
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.losses import BucketedReweightingLoss, LGRCrossEntropy, LGRL1Loss
@@ -31,7 +31,7 @@ def statistics():
 def built(name, *overrides):
     recipe = load_recipe(name, [*SMALL, *overrides])
     torch.manual_seed(0)
-    return build_detector(recipe, recipe.stages[0], statistics(), pretrained=False)
+    return build_model(recipe, recipe.stages[0], statistics(), pretrained=False)
 
 
 @pytest.mark.parametrize("neck", ["fpn", "pafpn"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from longtail.schema import UsageError, change_recipe, dump_recipe, load_recipe, recipe_names, scale_names
+from longtail.schema import UsageError, change_recipe, dump_recipe, load, load_recipe, recipe_names, scale_names
 from longtail.schema.load import merge
 
 
@@ -159,3 +159,12 @@ def test_scales_know_the_lengths_of_stages_by_name(tmp_path: Path) -> None:
     file.write_text("name: mine\nextends: crt\nstages: [{name: classifier, schedule: {images: 400}}]\n")
     assert load_recipe(file, ["scale=lvis_v1"]).stages[1].schedule.images == 400
     assert load_recipe(file, ["scale=lvis_v1"]).stages[1].schedule.epochs is None
+
+
+def test_a_scale_says_nothing_of_parts_the_model_has_not(monkeypatch) -> None:
+    monkeypatch.setattr("longtail.schema.load.model_keys", lambda kind: frozenset({"type", "backbone", "neck"}))
+    tree = {"type": "mask_rcnn", "backbone": 1, "proposals": 2, "masks": 3}
+    assert load._without_foreign_keys(tree, {"masks"}) == {"type": "mask_rcnn", "backbone": 1, "masks": 3}
+    changes = [(["model", "regions", "channels"], 8), (["model"], {"masks": {}}), (["seed"], 1)]
+    assert load._asked_of_model({"model": "mask_rcnn"}, changes) == {"regions", "masks"}
+    assert load._asked_of_model({"model": {"neck": {}}}, []) == {"neck"}

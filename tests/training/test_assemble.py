@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from longtail.build.detector import build_detector
+from longtail.build.model import build_model
 from longtail.data import ClassStatistics
 from longtail.schema import UsageError, load_recipe
 from longtail.training.assemble import load_start
@@ -23,7 +23,7 @@ def test_a_detector_of_torchvision_is_recognised(classes: int, tmp_path: Path) -
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     recipe = load_recipe("baseline", ["model=faster_rcnn"])
-    model = build_detector(recipe, recipe.stages[0], statistics(classes), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(classes), pretrained=False)
     fresh = model.box.classifier.weight.detach().clone()
     text = load_start(model, tmp_path / "theirs.pth", recipe.stages[0], statistics(classes))
     assert torch.equal(model.box.head.fc6.weight, theirs.roi_heads.box_head.fc6.weight)
@@ -38,6 +38,6 @@ def test_a_detector_of_torchvision_is_recognised(classes: int, tmp_path: Path) -
 
 def test_nothing_at_the_path(tmp_path: Path) -> None:
     recipe = load_recipe("baseline", ["scale=tiny", "model.backbone=tiny32"])
-    model = build_detector(recipe, recipe.stages[0], statistics(3), pretrained=False)
+    model = build_model(recipe, recipe.stages[0], statistics(3), pretrained=False)
     with pytest.raises(UsageError, match="no weights at"):
         load_start(model, tmp_path / "none.pth", recipe.stages[0], statistics(3))

@@ -1,4 +1,4 @@
-"""From the schema's model and stage to a detector."""
+"""From the schema's model and stage to Faster or Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longtail.build.losses import box_loss, classification_loss
 from longtail.build.replay import replay_parts
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
-from longtail.losses import LDAMLoss
+from longtail.losses import ClassificationLoss, LDAMLoss
 from longtail.models import (
     CosineClassifier,
     DeconfoundedClassifier,
@@ -21,10 +21,8 @@ from longtail.models import (
     LinearClassifier,
     NormedLinear,
     ResamplingNMS,
-    adjust_logits,
     faster_rcnn,
     mask_rcnn,
-    tau_normalise,
 )
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.matching import Matcher
@@ -34,17 +32,24 @@ from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, TopN
 from longtail.models.rcnn import RCNN, ClassifierFactory, proposal_network
 from longtail.models.tiny import tiny32
-from longtail.schema import Recipe, StageSpec, UsageError, parts
-from longtail.schema import model as specs
+from longtail.schema import StageSpec, UsageError, parts
+from longtail.schema import detector as specs
+from longtail.schema.recipe import Images
 
 
-def build_detector(
-    recipe: Recipe, stage: StageSpec, statistics: ClassStatistics, *, pretrained: bool, trust: bool = False
+def build_rcnn(
+    model: specs.RCNN,
+    images: Images,
+    stage: StageSpec,
+    statistics: ClassStatistics,
+    *,
+    pretrained: bool,
+    trust: bool = False,
 ) -> RCNN:
-    """The detector of one stage of a recipe, with fresh weights.
+    """Faster or Mask R-CNN for one stage of a recipe, with fresh weights.
 
     Args:
-        recipe: resolved.
+        model, images: of the resolved recipe.
         stage: one of its stages; its losses, samplers, replay and classifier go into the detector.
         statistics: of the training annotations; counts for losses and replay.
         pretrained: whether the backbone's pretrained weights are loaded (not when other weights follow).
@@ -54,20 +59,9 @@ def build_detector(
         UsageError: parts that do not go together, with what would.
         LongtailError: pretrained weights that cannot be had.
     """
-    model = recipe.model
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
     loss = classification_loss(stage.classification_loss, statistics)
-    chosen = stage.classifier or model.classifier
-    if chosen.type not in loss.classifiers:
-        raise UsageError(
-            f"stage {stage.name!r}: the loss {stage.classification_loss.type!r} does not work with the classifier "
-            f"{chosen.type!r}; it works with: {', '.join(sorted(loss.classifiers))}"
-        )
-    if isinstance(loss, LDAMLoss) and chosen != parts.Cosine(scale=1, learn_norm=False):
-        raise UsageError(
-            f"stage {stage.name!r}: the loss 'ldam' takes plain cosines and scales them itself; set the classifier to "
-            "{type: cosine, scale: 1, learn_norm: false}"
-        )
+    chosen = stage_classifier(model, stage, loss)
     arguments: dict[str, Any] = {
         "num_classes": statistics.num_classes,
         "classification_loss": loss,
@@ -85,8 +79,8 @@ def build_detector(
         "preprocess": ImageBatcher(
             pyramid.mean,
             pyramid.std,
-            short_side=recipe.images.test_short_side,
-            long_side=recipe.images.test_long_side,
+            short_side=images.test_short_side,
+            long_side=images.test_long_side,
             channels_last=model.channels_last,
         ),
         "inference": Inference(
@@ -105,9 +99,27 @@ def build_detector(
             "class_agnostic_mask": model.masks.class_agnostic,
             "mask_weight": stage.mask_weight,
         }
-    detector = (faster_rcnn if model.type == "faster_rcnn" else mask_rcnn)(pyramid, **arguments)
-    adjust(detector, model.inference.adjust, statistics)
-    return detector
+    return (faster_rcnn if model.type == "faster_rcnn" else mask_rcnn)(pyramid, **arguments)
+
+
+def stage_classifier(model: specs.ModelPart, stage: StageSpec, loss: ClassificationLoss) -> parts.ClassifierSpec:
+    """The classifier of a stage.
+
+    Raises:
+        UsageError: it does not work with the stage's loss.
+    """
+    chosen = stage.classifier or model.classifier
+    if chosen.type not in loss.classifiers:
+        raise UsageError(
+            f"stage {stage.name!r}: the loss {stage.classification_loss.type!r} does not work with the classifier "
+            f"{chosen.type!r}; it works with: {', '.join(sorted(loss.classifiers))}"
+        )
+    if isinstance(loss, LDAMLoss) and chosen != parts.Cosine(scale=1, learn_norm=False):
+        raise UsageError(
+            f"stage {stage.name!r}: the loss 'ldam' takes plain cosines and scales them itself; set the classifier to "
+            "{type: cosine, scale: 1, learn_norm: false}"
+        )
+    return chosen
 
 
 def backbone(
@@ -240,22 +252,6 @@ def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> Mul
     """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
     names = [str(level) for level in range(len(pyramid.strides))]
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
-
-
-def adjust(model: RCNN, spec: specs.TauNormalise | specs.AdjustLogits | None, statistics: ClassStatistics) -> None:
-    """Sets what happens to the class logits when detecting; again whenever the weights have changed.
-
-    Raises:
-        UsageError: the model has another loss or classifier than the tool needs.
-    """
-    match spec:
-        case None:
-            model.box.adjustment = None
-        case specs.TauNormalise():
-            tau_normalise(model, tau=spec.tau, keep_bias=spec.keep_bias, keep_background=spec.keep_background)
-        case specs.AdjustLogits():
-            counts = torch.as_tensor(statistics.instance_counts)
-            adjust_logits(model, counts, tau=spec.tau, keep_background=spec.keep_background)
 
 
 def classifier(spec: parts.ClassifierSpec) -> ClassifierFactory:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from longtail.losses.logit_adjusted import centred_log_counts
+from longtail.models.base import ClassHead, TrainableModel
 from longtail.models.classifiers import LinearClassifier, replace_class_logits
-from longtail.models.rcnn import RCNN
 from longtail.schema.errors import UsageError
 
 
@@ -42,7 +42,9 @@ class LogitAdjustment(nn.Module):
 
 
 @torch.no_grad()
-def tau_normalise(model: RCNN, *, tau: float = 0.7, keep_bias: bool = True, keep_background: bool = True) -> None:
+def tau_normalise(
+    model: TrainableModel, *, tau: float = 0.7, keep_bias: bool = True, keep_background: bool = True
+) -> None:
     """Divides the weights of every class by their norm to the power of tau (Kang et al., ICLR 2020, eq. 4), from now
     on whenever the model detects. Its parameters stay as they are; call it again when they change.
 
@@ -56,17 +58,19 @@ def tau_normalise(model: RCNN, *, tau: float = 0.7, keep_bias: bool = True, keep
     Raises:
         UsageError: another classifier or loss, or tau < 0.
     """
-    count = _check(model, "tau_normalise", tau)
-    classifier = model.box.classifier
-    if not isinstance(classifier, LinearClassifier):
-        raise UsageError(f"tau_normalise works with the classifier 'linear', the model has {classifier.name!r}")
-    weight, bias = classifier.weight[:count].float(), classifier.bias[:count].float()
-    factor = weight.norm(dim=1).clamp(min=1e-12).pow(-tau)
-    offset = bias * (float(keep_bias) - factor)
-    model.box.adjustment = LogitAdjustment(factor, offset, keep_background=keep_background)
+    for head in adjustable_heads(model, "tau_normalise", tau):
+        classifier = head.classifier
+        if not isinstance(classifier, LinearClassifier):
+            raise UsageError(f"tau_normalise works with the classifier 'linear', the model has {classifier.name!r}")
+        weight, bias = classifier.weight[: head.num_classes].float(), classifier.bias[: head.num_classes].float()
+        factor = weight.norm(dim=1).clamp(min=1e-12).pow(-tau)
+        offset = bias * (float(keep_bias) - factor)
+        head.adjustment = LogitAdjustment(factor, offset, keep_background=keep_background)
 
 
-def adjust_logits(model: RCNN, instance_counts: Tensor, *, tau: float = 1.0, keep_background: bool = True) -> None:
+def adjust_logits(
+    model: TrainableModel, instance_counts: Tensor, *, tau: float = 1.0, keep_background: bool = True
+) -> None:
     """Subtracts ``tau * log(pi_c)`` from the class logits (Menon et al., ICLR 2021, eq. 9), from now on whenever the
     model detects.
 
@@ -79,20 +83,34 @@ def adjust_logits(model: RCNN, instance_counts: Tensor, *, tau: float = 1.0, kee
     Raises:
         UsageError: another loss, another number of classes, or tau < 0.
     """
-    count = _check(model, "adjust_logits", tau)
-    if len(instance_counts) != count:
-        raise UsageError(f"adjust_logits got counts of {len(instance_counts)} classes, the model has {count}")
-    offset = (-tau * centred_log_counts(instance_counts)).to(next(model.box.parameters()).device)
-    model.box.adjustment = LogitAdjustment(torch.ones_like(offset), offset, keep_background=keep_background)
+    for head in adjustable_heads(model, "adjust_logits", tau):
+        if len(instance_counts) != head.num_classes:
+            raise UsageError(
+                f"adjust_logits got counts of {len(instance_counts)} classes, the model has {head.num_classes}"
+            )
+        offset = (-tau * centred_log_counts(instance_counts)).to(next(head.classifier.parameters()).device)
+        head.adjustment = LogitAdjustment(torch.ones_like(offset), offset, keep_background=keep_background)
 
 
-def _check(model: RCNN, tool: str, tau: float) -> int:
-    """The number of classes."""
-    loss = model.box.classification_loss
+def leave_logits(model: TrainableModel) -> None:
+    """Takes back what the tools above did."""
+    for head in model.class_heads():
+        head.adjustment = None
+
+
+def adjustable_heads(model: TrainableModel, tool: str, tau: float) -> list[ClassHead]:
+    """The class heads of a model.
+
+    Raises:
+        UsageError: ``tau`` is negative, or scores that are not made by a softmax.
+    """
     if tau < 0:
         raise UsageError(f"{tool}: tau must be >= 0, got {tau}")
-    if not loss.adjustable:
-        raise UsageError(
-            f"{tool} needs scores made by a softmax over the classes, those of {type(loss).__name__} are not"
-        )
-    return model.box.num_classes
+    heads = model.class_heads()
+    for head in heads:
+        if not head.classification_loss.adjustable:
+            raise UsageError(
+                f"{tool} needs scores made by a softmax over the classes, those of "
+                f"{type(head.classification_loss).__name__} are not"
+            )
+    return heads

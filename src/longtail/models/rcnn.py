@@ -17,6 +17,7 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.boxes import SmoothL1Loss
 from longtail.losses.softmax import SoftmaxCrossEntropy
+from longtail.models.base import ClassHead, Detector
 from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
@@ -39,7 +40,7 @@ from longtail.sampling.regions import RegionSampler
 ClassifierFactory = Callable[[int, int], Classifier]
 
 
-class RCNN(nn.Module):
+class RCNN(Detector):
     """A two-stage detector, with masks if it has a mask branch.
 
     Args:
@@ -68,19 +69,6 @@ class RCNN(nn.Module):
         self.box = box
         self.mask = mask
         self.inference = Inference() if inference is None else inference
-
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        targets: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        record: Record | None = None,
-        update_state: bool | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """:meth:`losses` if targets are given, else :meth:`detect`."""
-        if targets is None:
-            return self.detect(images)
-        return self.losses(images, targets, record=record, update_state=update_state)
 
     def losses(
         self,
@@ -129,17 +117,13 @@ class RCNN(nn.Module):
             losses |= self.mask.losses(maps, size, stage.regions, scaled)
         return losses | proposal_losses
 
+    def class_heads(self) -> list[ClassHead]:
+        """The region head."""
+        return [self.box]
+
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections per image, highest score first.
-
-        Args:
-            images: (3, H, W) each, uint8 or floating point in 0..1, RGB, of any size.
-
-        Returns:
-            Per image ``boxes`` (D, 4) corners in pixels of the given picture, ``scores`` (D,) in 0..1, ``labels`` (D,)
-            in 0..C-1, and with a mask branch ``masks`` (D, m, m), probabilities in the frame of the box.
-        """
+        """See :meth:`Detector.detect`."""
         batch, _ = self.preprocess(images, resize=True)
         maps = self.backbone(batch.tensors)
         size = _height_width(batch.tensors)

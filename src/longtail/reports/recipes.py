@@ -33,10 +33,7 @@ def explain_recipe(recipe: Recipe) -> str:
         *(f"pictures  {part_text(part)}" for part in augmentations(recipe)),
         f"groups    {groups_text(recipe)}",
     ]
-    if model.proposals.filter is not None:
-        lines.append(f"proposals {part_text(model.proposals.filter)}")
-    if model.inference.adjust is not None:
-        lines.append(f"scores    {part_text(model.inference.adjust)}")
+    lines += [f"{word:<9} {part_text(part)}" for word, part in model.peculiarities()]
     for stage in recipe.stages:
         lines += ["", *explain_stage(recipe, stage)]
     return "\n".join(lines)

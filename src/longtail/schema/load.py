@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from longtail.schema.detector import backbone_by_name
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import nearest
-from longtail.schema.model import backbone_by_name
+from longtail.schema.model import model_keys
 from longtail.schema.recipe import Recipe
 
 DEPTH = 3
@@ -39,7 +40,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, scale: str |
 
     Merged from weak to strong: the schema's defaults, the scale fragment, what the recipe ``extends``, the recipe, the
     overrides. Mappings merge key by key, lists are replaced, stages merge by name; where two mappings differ in
-    ``type`` the stronger one stands alone.
+    ``type`` the stronger one stands alone. What a scale says of parts that the chosen kind of model lacks is left out;
+    what a recipe or an override says of them is a mistake.
 
     Args:
         name: a shipped recipe's name or the path of a YAML file (a run's ``recipe.yaml`` included).
@@ -61,10 +63,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, scale: str |
     stage_defaults: Tree = fragment.pop("stage_defaults", {})
     own_defaults: Tree = fragment.pop("named_stage_defaults", {})
     part_defaults: Tree = fragment.pop("parts", {})
+    asked = _asked_of_model(tree, changes)
     tree = merge(fragment, tree)
     tree["scale"] = scale
     for path, value in changes:
         _set(tree, path, value)
+    tree["model"] = _without_foreign_keys(spelled_out("model", tree.get("model", {})), asked)
     stages = [
         merge(merge(stage_defaults, own_defaults.get(stage["name"], {})), stage) for stage in tree.get("stages", [])
     ]
@@ -215,6 +219,18 @@ def _set(tree: Tree, path: list[str], value: Any) -> None:
         ]
         return
     tree.update(merge(tree, _nest(path, value)))
+
+
+def _asked_of_model(tree: Tree, changes: Sequence[tuple[list[str], Any]]) -> set[str]:
+    """Keys of the model that a recipe or an override names itself."""
+    given = [tree.get("model")] + [_nest(path, value).get("model") for path, value in changes]
+    return {key for mapping in given if isinstance(mapping, dict) for key in mapping}
+
+
+def _without_foreign_keys(model: Any, asked: set[str]) -> Any:
+    """A model without the keys its kind does not have, except those in ``asked``."""
+    known = model_keys(model.get("type", "mask_rcnn")) if isinstance(model, dict) else frozenset()
+    return {key: value for key, value in model.items() if key in known | asked} if known else model
 
 
 def _nest(path: list[str], value: Any) -> Tree:

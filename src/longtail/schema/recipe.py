@@ -17,9 +17,10 @@ from longtail.schema.augmentation import (
     ShortSide,
     Side,
 )
+from longtail.schema.detector import RCNN
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import explain
-from longtail.schema.model import Model, ModelSpec
+from longtail.schema.model import ModelSpec
 from longtail.schema.parts import Part
 from longtail.schema.stage import StageSpec
 
@@ -85,7 +86,7 @@ class Recipe(Part):
     deterministic: bool = Field(True, description="Deterministic kernels where PyTorch has them.")
     workers: int = Field(2, ge=0, description="Processes that load pictures; 0 = none.")
     threads: int = Field(0, ge=0, description="CPU threads of the main process; 0 = PyTorch's choice.")
-    model: ModelSpec = Model()
+    model: ModelSpec = RCNN()
     images: Images = Images()
     groups: Groups = Groups()
     stages: tuple[StageSpec, ...] = Field(min_length=1, description="Stages, in order.")

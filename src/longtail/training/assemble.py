@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
-from longtail.build.detector import adjust, build_detector
 from longtail.build.losses import auxiliary_losses
+from longtail.build.model import adjust, build_model
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
-from longtail.models.rcnn import RCNN
+from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision
 from longtail.models.weights import load_state, read_state_dict
@@ -51,8 +51,8 @@ class TrainingData:
 
 
 def has_masks(recipe: Recipe) -> bool:
-    """Whether the recipe's detector has a mask branch."""
-    return recipe.model.type == "mask_rcnn"
+    """Whether the recipe's model learns from masks and gives some."""
+    return recipe.model.has_masks
 
 
 def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path | None) -> DetectionDataset:
@@ -78,7 +78,7 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
     training_dataset(recipe, data.table, data.images)
     for spec in recipe.stages:
         stage_sampler(spec, data.table, seed=recipe.seed)
-        freeze(build_detector(recipe, spec, data.statistics, pretrained=False), spec.trainable)
+        freeze(build_model(recipe, spec, data.statistics, pretrained=False), spec.trainable)
 
 
 def assemble_stage(
@@ -105,7 +105,7 @@ def assemble_stage(
         trust: whether plain weights files may hold Python objects, which can run code when they are opened.
     """
     spec = recipe.stages[index]
-    model = build_detector(recipe, spec, data.statistics, pretrained=index == 0 and weights is None, trust=trust)
+    model = build_model(recipe, spec, data.statistics, pretrained=index == 0 and weights is None, trust=trust)
     start = spec.start_from or (str(weights) if index == 0 and weights is not None else None)
     if start is not None:
         say(load_start(model, Path(start), spec, data.statistics, trust=trust))
@@ -116,7 +116,7 @@ def assemble_stage(
 
     teacher: nn.Module | None = None
     if spec.teacher is not None:
-        teacher = build_detector(recipe, spec, data.statistics, pretrained=False)
+        teacher = build_model(recipe, spec, data.statistics, pretrained=False)
         if spec.teacher.weights == "start":
             teacher.load_state_dict(model.state_dict() if teacher_start is None else teacher_start, strict=False)
         else:
@@ -212,8 +212,8 @@ def checkpoint_folder(source: Path) -> Located | None:
     return None
 
 
-def model_from_checkpoint(folder: Path, *, overrides: Sequence[str] = ()) -> tuple[RCNN, Identity]:
-    """Builds the detector a checkpoint belongs to and loads its weights.
+def model_from_checkpoint(folder: Path, *, overrides: Sequence[str] = ()) -> tuple[TrainableModel, Identity]:
+    """Builds the model a checkpoint belongs to and loads its weights.
 
     Args:
         folder: the checkpoint.
@@ -225,9 +225,7 @@ def model_from_checkpoint(folder: Path, *, overrides: Sequence[str] = ()) -> tup
     """
     identity = Identity.read(folder)
     identity = replace(identity, recipe=change_recipe(identity.recipe, overrides, below="model.inference"))
-    model = build_detector(
-        identity.recipe, identity.recipe.stages[identity.stage], identity.statistics, pretrained=False
-    )
+    model = build_model(identity.recipe, identity.recipe.stages[identity.stage], identity.statistics, pretrained=False)
     model.load_state_dict(load_result(folder), strict=False)
     adjust(model, identity.recipe.model.inference.adjust, identity.statistics)
     return model.eval(), identity

@@ -10,14 +10,14 @@ import torch
 from longtail.data.dataset import DetectionDataset
 from longtail.data.loader import evaluation_loader
 from longtail.evaluation import DetectionTable
+from longtail.models.base import Detector
 from longtail.models.postprocess import masks_to_rle
-from longtail.models.rcnn import RCNN
 from longtail.training.gathering import gather_detections
 from longtail.training.progress import Progress
 
 
 def detect_all(
-    model: RCNN,
+    model: Detector,
     dataset: DetectionDataset,
     *,
     device: torch.device,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from longtail.build.detector import adjust
+from longtail.build.model import adjust
 from longtail.data import AnnotationTable, Classes, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
-from longtail.models.rcnn import RCNN
+from longtail.models.base import Detector, TrainableModel
 from longtail.schema import Recipe, UsageError, change_recipe
 from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
 from longtail.training.checkpoint import Identity
@@ -27,14 +27,15 @@ from longtail.training.whole_folder import Located, locate
 
 
 def evaluate_model(
-    model: RCNN, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
+    model: TrainableModel, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
 ) -> dict[str, EvaluationResult]:
     """Metrics of a detector on the validation data, by IoU type."""
     assert data.val_table is not None
-    adjust(model, recipe.model.inference.adjust, data.statistics)
+    detector = as_detector(model)
+    adjust(detector, recipe.model.inference.adjust, data.statistics)
     dataset = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
     detections = detect_all(
-        model,
+        detector,
         dataset,
         device=fabric.device,
         batch_size=recipe.evaluation.batch_size,
@@ -121,7 +122,7 @@ def evaluate(
     else:
         uncapped = "fixed" in protocols or "pool" in protocols
         table = detect_all(
-            model_from_checkpoint(found.folder, overrides=overrides)[0].to(fabric.device),
+            as_detector(model_from_checkpoint(found.folder, overrides=overrides)[0]).to(fabric.device),
             DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
             device=fabric.device,
             batch_size=recipe.evaluation.batch_size,
@@ -183,7 +184,8 @@ def predict(
     found, _ = find_checkpoint(Path(run), checkpoint)
     if found.remark:
         progress.message(found.remark)
-    model, identity = model_from_checkpoint(found.folder)
+    found_model, identity = model_from_checkpoint(found.folder)
+    model = as_detector(found_model)
     classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
     table = AnnotationTable.from_image_list(Path(images), categories=classes)
@@ -217,6 +219,17 @@ def predict(
     path = Path(out) / "predictions.json"
     write_json(path, content)
     return path
+
+
+def as_detector(model: TrainableModel) -> Detector:
+    """``model``, if it is a detector.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(model, Detector):
+        raise UsageError(f"{type(model).__name__} does not find objects")
+    return model
 
 
 def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:

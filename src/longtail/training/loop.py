@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from longtail.data.loader import PositionBatches, make_loader
 from longtail.losses.auxiliary import Record
 from longtail.losses.state import sum_over_ranks
-from longtail.models.rcnn import RCNN
+from longtail.models.base import TrainableModel
 from longtail.schema import LongtailError
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
@@ -44,7 +44,7 @@ def train_stage(
     stops: StopSignals,
     evaluate: Callable[[], None] | None = None,
     evaluate_every: float = 0.0,
-) -> RCNN:
+) -> TrainableModel:
     """Trains one stage from ``cursor.step`` to its end and returns the trained detector, with averaged weights if the
     stage averages them.
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from longtail.data.dataset import Target
 from longtail.losses.auxiliary import AuxiliaryLoss
-from longtail.models.rcnn import RCNN
+from longtail.models.base import TrainableModel
 from longtail.sampling import ImageSampler
 from longtail.schema.parts import UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
@@ -24,7 +24,7 @@ class Stage:
 
     Attributes:
         name: unique within the run.
-        model: a detector with ``losses`` and ``detect``, its trainable parameters marked.
+        model: its trainable parameters marked.
         optimiser: over those parameters; every group has ``base_lr``.
         schedule: batch size, length and learning rate.
         steps: optimiser steps in all.
@@ -40,7 +40,7 @@ class Stage:
     """
 
     name: str
-    model: RCNN
+    model: TrainableModel
     optimiser: torch.optim.Optimizer
     schedule: Schedule
     steps: int

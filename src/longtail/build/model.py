@@ -1,0 +1,54 @@
+"""From a recipe to the model of one of its stages."""
+
+from __future__ import annotations
+
+import torch
+
+from longtail.build.detector import build_rcnn
+from longtail.data import ClassStatistics
+from longtail.models import adjust_logits, tau_normalise
+from longtail.models.adjustment import leave_logits
+from longtail.models.base import TrainableModel
+from longtail.schema import Recipe, StageSpec
+from longtail.schema import detector as specs
+
+
+def build_model(
+    recipe: Recipe, stage: StageSpec, statistics: ClassStatistics, *, pretrained: bool, trust: bool = False
+) -> TrainableModel:
+    """The model of one stage of a recipe, with fresh weights.
+
+    Args:
+        recipe: resolved.
+        stage: one of its stages; its losses, samplers, replay and classifier go into the model.
+        statistics: of the training annotations; counts for losses and replay.
+        pretrained: whether the backbone's pretrained weights are loaded (not when other weights follow).
+        trust: whether their file may hold Python objects, which can run code when it is opened.
+
+    Raises:
+        UsageError: parts that do not go together, with what would.
+        LongtailError: pretrained weights that cannot be had.
+    """
+    match recipe.model:
+        case specs.RCNN() as spec:
+            model = build_rcnn(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
+            adjust(model, spec.inference.adjust, statistics)
+            return model
+
+
+def adjust(
+    model: TrainableModel, spec: specs.TauNormalise | specs.AdjustLogits | None, statistics: ClassStatistics
+) -> None:
+    """Sets what happens to the class logits when detecting; again whenever the weights have changed.
+
+    Raises:
+        UsageError: the model has another loss or classifier than the tool needs.
+    """
+    match spec:
+        case None:
+            leave_logits(model)
+        case specs.TauNormalise():
+            tau_normalise(model, tau=spec.tau, keep_bias=spec.keep_bias, keep_background=spec.keep_background)
+        case specs.AdjustLogits():
+            counts = torch.as_tensor(statistics.instance_counts)
+            adjust_logits(model, counts, tau=spec.tau, keep_background=spec.keep_background)

