@@ -15,7 +15,21 @@ from traceback import print_exception
 from types import FrameType
 
 from longtail import __version__
-from longtail.cli import check, config, convert, demo, doctor, evaluate, predict, recipes, shapes, study, subset, train
+from longtail.cli import (
+    check,
+    config,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    figure,
+    predict,
+    recipes,
+    shapes,
+    study,
+    subset,
+    train,
+)
 from longtail.cli.command import Command, Parser, did_you_mean
 from longtail.cli.ranks import leave, several, tell
 
@@ -29,6 +43,7 @@ COMMANDS: tuple[Command, ...] = (
     evaluate.COMMAND,
     predict.COMMAND,
     study.COMMAND,
+    figure.COMMAND,
     recipes.COMMAND,
     config.COMMAND,
     doctor.COMMAND,
