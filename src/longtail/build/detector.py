@@ -60,22 +60,41 @@ def build_rcnn(
         LongtailError: pretrained weights that cannot be had.
     """
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
+    arguments = two_stage_arguments(model, pyramid, images, stage, statistics) | {
+        "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
+        "matcher": matcher(model.regions.matcher),
+        "class_agnostic_box": model.regions.class_agnostic,
+    }
+    if model.has_masks:
+        return mask_rcnn(pyramid, **arguments, **mask_arguments(model, pyramid, stage))
+    return faster_rcnn(pyramid, **arguments)
+
+
+def two_stage_arguments(
+    model: specs.RCNN | specs.CascadeRCNN,
+    pyramid: PyramidBackbone,
+    images: Images,
+    stage: StageSpec,
+    statistics: ClassStatistics,
+) -> dict[str, Any]:
+    """Arguments that the factories of all two-stage detectors take.
+
+    Raises:
+        UsageError: parts that do not go together, with what would.
+    """
     loss = classification_loss(stage.classification_loss, statistics)
     chosen = stage_classifier(model, stage, loss)
-    arguments: dict[str, Any] = {
+    return {
         "num_classes": statistics.num_classes,
         "classification_loss": loss,
         "classification_weight": stage.classification_loss.loss_weight,
         "classifier": classifier(chosen),
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
-        "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
         "replay": replay_parts(stage.replay, statistics),
-        "matcher": matcher(model.regions.matcher),
         "proposal": proposals(model.proposals, pyramid, statistics),
         "embedding_size": model.regions.channels,
         "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
-        "class_agnostic_box": model.regions.class_agnostic,
         "preprocess": ImageBatcher(
             pyramid.mean,
             pyramid.std,
@@ -90,16 +109,18 @@ def build_rcnn(
             pre_nms_cap=model.inference.pre_nms_cap,
         ),
     }
-    if model.type == "mask_rcnn":
-        arguments |= {
-            "mask_predictor": model.masks.predictor,
-            "mask_layers": model.masks.channels,
-            "mask_hidden": model.masks.channels[-1],
-            "mask_pool": region_pool(pyramid, model.masks.pool_size, model.regions),
-            "class_agnostic_mask": model.masks.class_agnostic,
-            "mask_weight": stage.mask_weight,
-        }
-    return (faster_rcnn if model.type == "faster_rcnn" else mask_rcnn)(pyramid, **arguments)
+
+
+def mask_arguments(model: specs.RCNN | specs.CascadeRCNN, pyramid: PyramidBackbone, stage: StageSpec) -> dict[str, Any]:
+    """Arguments of the mask branch."""
+    return {
+        "mask_predictor": model.masks.predictor,
+        "mask_layers": model.masks.channels,
+        "mask_hidden": model.masks.channels[-1],
+        "mask_pool": region_pool(pyramid, model.masks.pool_size, model.regions),
+        "class_agnostic_mask": model.masks.class_agnostic,
+        "mask_weight": stage.mask_weight,
+    }
 
 
 def stage_classifier(model: specs.ModelPart, stage: StageSpec, loss: ClassificationLoss) -> parts.ClassifierSpec:
@@ -248,7 +269,7 @@ def proposal_filter(spec: specs.Proposals, statistics: ClassStatistics) -> Propo
     return ResamplingNMS(thresholds, background_threshold=spec.nms_threshold, match_iou=spec.filter.match_iou)
 
 
-def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> MultiScaleRoIAlign:
+def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.RegionsPart) -> MultiScaleRoIAlign:
     """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
     names = [str(level) for level in range(len(pyramid.strides))]
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)

@@ -2,6 +2,7 @@
 
 from longtail.models.adjustment import adjust_logits, tau_normalise
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage, cascade_rcnn
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
@@ -21,9 +22,12 @@ from longtail.models.torchvision_weights import from_torchvision
 
 __all__ = [
     "PAFPN",
+    "PUBLISHED_STAGES",
     "RCNN",
     "BalancedFeaturePyramid",
     "BoxStage",
+    "CascadeRCNN",
+    "CascadeStage",
     "Classifier",
     "CosineClassifier",
     "DeconfoundedClassifier",
@@ -47,6 +51,7 @@ __all__ = [
     "StageResult",
     "TopN",
     "adjust_logits",
+    "cascade_rcnn",
     "faster_rcnn",
     "from_torchvision",
     "mask_rcnn",
