@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from longtail.build.detector import backbone, mask_arguments, two_stage_arguments
+from longtail.build.detector import backbone, head, mask_arguments, two_stage_arguments
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.models.cascade import CascadeRCNN, CascadeStage, cascade_rcnn
@@ -32,6 +32,7 @@ def build_cascade(
         stages=[CascadeStage(one.iou, one.loss_weight, one.box_weights) for one in regions.stages],
         region_samplers=[region_sampler(stage.region_sampler, negative_iou=one.iou) for one in regions.stages],
         matchers=[Matcher(one.iou, one.iou, centre_in_gt=regions.centre_in_gt) for one in regions.stages],
+        box_head=head(regions, pyramid),
         with_masks=model.has_masks,
         **arguments,
         **mask_arguments(model, pyramid, stage),

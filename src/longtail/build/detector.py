@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.build.losses import box_loss, classification_loss
@@ -25,6 +27,7 @@ from longtail.models import (
     mask_rcnn,
 )
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.box_heads import conv_head
 from longtail.models.matching import Matcher
 from longtail.models.necks import BalancedFeaturePyramid
 from longtail.models.postprocess import Inference
@@ -60,10 +63,12 @@ def build_rcnn(
         LongtailError: pretrained weights that cannot be had.
     """
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
+    own_head = head(model.regions, pyramid)
     arguments = two_stage_arguments(model, pyramid, images, stage, statistics) | {
         "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
         "matcher": matcher(model.regions.matcher),
         "class_agnostic_box": model.regions.class_agnostic,
+        "box_head": None if own_head is None else own_head(),
     }
     if model.has_masks:
         return mask_rcnn(pyramid, **arguments, **mask_arguments(model, pyramid, stage))
@@ -203,6 +208,8 @@ def pyramid_backbone(
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
                 fpn_kind=neck.type,
+                deformable_stages=() if spec.deformable is None else spec.deformable.stages,
+                modulated=spec.deformable is not None and spec.deformable.type == "dcn_v2",
             )
         case specs.Timm():
             return timm_fpn(
@@ -273,6 +280,22 @@ def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.RegionsPart) ->
     """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
     names = [str(level) for level in range(len(pyramid.strides))]
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
+
+
+def head(spec: specs.RegionsPart, pyramid: PyramidBackbone) -> Callable[[], nn.Module] | None:
+    """Makes the head of one region head; None = the detector's own, two linear layers."""
+    match spec.head:
+        case specs.MLPHead():
+            return None
+        case specs.ConvHead() as conv:
+            return partial(
+                conv_head,
+                pyramid.out_channels,
+                spec.pool_size,
+                spec.channels,
+                layers=conv.layers,
+                channels=conv.channels,
+            )
 
 
 def classifier(spec: parts.ClassifierSpec) -> ClassifierFactory:

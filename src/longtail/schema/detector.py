@@ -12,6 +12,15 @@ from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSa
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
 
 
+class Deformable(Part):
+    """Deformable convolutions in place of the 3x3 ones."""
+
+    type: Literal["dcn", "dcn_v2"] = "dcn"
+    stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
+        (2, 3, 4), description="Stages that have them, 1 = stride 4; 2, 3, 4 are also called c3 to c5."
+    )
+
+
 class ResNet(Part):
     """A ResNet or ResNeXt of torchvision."""
 
@@ -24,6 +33,9 @@ class ResNet(Part):
     )
     trainable_layers: int = Field(3, ge=0, le=5, description="Stages that train, counted from the last one.")
     norm: Literal["frozen_batch", "batch", "group"] = Field("frozen_batch", description="Kind of normalisation.")
+    deformable: Annotated[Deformable, BeforeValidator(named)] | None = Field(
+        None, description="`dcn`: sampling points move; `dcn_v2`: they are weighted, too; none = plain convolutions."
+    )
 
 
 class Timm(Part):
@@ -140,13 +152,31 @@ class Proposals(Part):
     after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
 
 
+class MLPHead(Part):
+    """Two fully connected layers."""
+
+    type: Literal["mlp"] = "mlp"
+
+
+class ConvHead(Part):
+    """Convolutions with group norms, then one fully connected layer ("4conv-fc")."""
+
+    type: Literal["conv"] = "conv"
+    layers: int = Field(4, ge=1, description="Number of 3x3 convolutions.")
+    channels: int = Field(256, ge=1, description="Their channels.")
+
+
+HeadSpec = Annotated[MLPHead | ConvHead, Field(discriminator="type"), BeforeValidator(named)]
+
+
 class RegionsPart(Part):
     """What every region head has."""
 
+    head: HeadSpec = MLPHead()
     pool_size: int = Field(7, ge=1, description="Side of the pooled features.")
     sampling_ratio: int = Field(2, ge=0, description="Sampling points per bin and axis; 0 = adaptive.")
     canonical_scale: float = Field(224, gt=0, description="Side in pixels of a region that is pooled from level 4.")
-    channels: int = Field(1024, ge=1, description="Width of the two fully connected layers.")
+    channels: int = Field(1024, ge=1, description="Width of the fully connected layers.")
 
 
 class Regions(RegionsPart):
