@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.build.losses import box_loss, classification_loss
@@ -25,6 +27,7 @@ from longtail.models import (
     mask_rcnn,
 )
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.box_heads import conv_head
 from longtail.models.matching import Matcher
 from longtail.models.necks import BalancedFeaturePyramid
 from longtail.models.postprocess import Inference
@@ -60,22 +63,43 @@ def build_rcnn(
         LongtailError: pretrained weights that cannot be had.
     """
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
+    own_head = head(model.regions, pyramid)
+    arguments = two_stage_arguments(model, pyramid, images, stage, statistics) | {
+        "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
+        "matcher": matcher(model.regions.matcher),
+        "class_agnostic_box": model.regions.class_agnostic,
+        "box_head": None if own_head is None else own_head(),
+    }
+    if model.has_masks:
+        return mask_rcnn(pyramid, **arguments, **mask_arguments(model, pyramid, stage))
+    return faster_rcnn(pyramid, **arguments)
+
+
+def two_stage_arguments(
+    model: specs.RCNN | specs.CascadeRCNN,
+    pyramid: PyramidBackbone,
+    images: Images,
+    stage: StageSpec,
+    statistics: ClassStatistics,
+) -> dict[str, Any]:
+    """Arguments that the factories of all two-stage detectors take.
+
+    Raises:
+        UsageError: parts that do not go together, with what would.
+    """
     loss = classification_loss(stage.classification_loss, statistics)
     chosen = stage_classifier(model, stage, loss)
-    arguments: dict[str, Any] = {
+    return {
         "num_classes": statistics.num_classes,
         "classification_loss": loss,
         "classification_weight": stage.classification_loss.loss_weight,
         "classifier": classifier(chosen),
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
-        "region_sampler": region_sampler(stage.region_sampler, negative_iou=model.regions.matcher.low),
         "replay": replay_parts(stage.replay, statistics),
-        "matcher": matcher(model.regions.matcher),
         "proposal": proposals(model.proposals, pyramid, statistics),
         "embedding_size": model.regions.channels,
         "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
-        "class_agnostic_box": model.regions.class_agnostic,
         "preprocess": ImageBatcher(
             pyramid.mean,
             pyramid.std,
@@ -90,16 +114,18 @@ def build_rcnn(
             pre_nms_cap=model.inference.pre_nms_cap,
         ),
     }
-    if model.type == "mask_rcnn":
-        arguments |= {
-            "mask_predictor": model.masks.predictor,
-            "mask_layers": model.masks.channels,
-            "mask_hidden": model.masks.channels[-1],
-            "mask_pool": region_pool(pyramid, model.masks.pool_size, model.regions),
-            "class_agnostic_mask": model.masks.class_agnostic,
-            "mask_weight": stage.mask_weight,
-        }
-    return (faster_rcnn if model.type == "faster_rcnn" else mask_rcnn)(pyramid, **arguments)
+
+
+def mask_arguments(model: specs.RCNN | specs.CascadeRCNN, pyramid: PyramidBackbone, stage: StageSpec) -> dict[str, Any]:
+    """Arguments of the mask branch."""
+    return {
+        "mask_predictor": model.masks.predictor,
+        "mask_layers": model.masks.channels,
+        "mask_hidden": model.masks.channels[-1],
+        "mask_pool": region_pool(pyramid, model.masks.pool_size, model.regions),
+        "class_agnostic_mask": model.masks.class_agnostic,
+        "mask_weight": stage.mask_weight,
+    }
 
 
 def stage_classifier(model: specs.ModelPart, stage: StageSpec, loss: ClassificationLoss) -> parts.ClassifierSpec:
@@ -182,6 +208,8 @@ def pyramid_backbone(
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
                 fpn_kind=neck.type,
+                deformable_stages=() if spec.deformable is None else spec.deformable.stages,
+                modulated=spec.deformable is not None and spec.deformable.type == "dcn_v2",
             )
         case specs.Timm():
             return timm_fpn(
@@ -248,10 +276,26 @@ def proposal_filter(spec: specs.Proposals, statistics: ClassStatistics) -> Propo
     return ResamplingNMS(thresholds, background_threshold=spec.nms_threshold, match_iou=spec.filter.match_iou)
 
 
-def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.Regions) -> MultiScaleRoIAlign:
+def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.RegionsPart) -> MultiScaleRoIAlign:
     """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
     names = [str(level) for level in range(len(pyramid.strides))]
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
+
+
+def head(spec: specs.RegionsPart, pyramid: PyramidBackbone) -> Callable[[], nn.Module] | None:
+    """Makes the head of one region head; None = the detector's own, two linear layers."""
+    match spec.head:
+        case specs.MLPHead():
+            return None
+        case specs.ConvHead() as conv:
+            return partial(
+                conv_head,
+                pyramid.out_channels,
+                spec.pool_size,
+                spec.channels,
+                layers=conv.layers,
+                channels=conv.channels,
+            )
 
 
 def classifier(spec: parts.ClassifierSpec) -> ClassifierFactory:

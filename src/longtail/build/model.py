@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from longtail.build.cascade import build_cascade
 from longtail.build.detector import build_rcnn
 from longtail.data import ClassStatistics
 from longtail.models import adjust_logits, tau_normalise
@@ -34,6 +35,10 @@ def build_model(
             model = build_rcnn(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(model, spec.inference.adjust, statistics)
             return model
+        case specs.CascadeRCNN() as spec:
+            cascade = build_cascade(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
+            adjust(cascade, spec.inference.adjust, statistics)
+            return cascade
 
 
 def adjust(

@@ -2,8 +2,11 @@
 
 from longtail.models.adjustment import adjust_logits, tau_normalise
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.box_heads import conv_head
+from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage, cascade_rcnn
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
+from longtail.models.deformable import DeformableConv2d, make_deformable
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
@@ -21,12 +24,16 @@ from longtail.models.torchvision_weights import from_torchvision
 
 __all__ = [
     "PAFPN",
+    "PUBLISHED_STAGES",
     "RCNN",
     "BalancedFeaturePyramid",
     "BoxStage",
+    "CascadeRCNN",
+    "CascadeStage",
     "Classifier",
     "CosineClassifier",
     "DeconfoundedClassifier",
+    "DeformableConv2d",
     "EmbeddedGaussian",
     "ImageBatcher",
     "Inference",
@@ -47,8 +54,11 @@ __all__ = [
     "StageResult",
     "TopN",
     "adjust_logits",
+    "cascade_rcnn",
+    "conv_head",
     "faster_rcnn",
     "from_torchvision",
+    "make_deformable",
     "mask_rcnn",
     "masks_to_rle",
     "paste_masks",

@@ -18,6 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from longtail.models import wheel_weights
+from longtail.models.deformable import make_deformable
 from longtail.models.necks import PAFPN
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema.errors import DataError, LongtailError, UsageError
@@ -160,6 +161,8 @@ def resnet_fpn(
     fpn_kind: FpnKind = "fpn",
     extra_level: ExtraLevel = "pool",
     freeze_norm: bool = False,
+    deformable_stages: Sequence[int] = (),
+    modulated: bool = False,
 ) -> PyramidBackbone:
     """A torchvision ResNet or ResNeXt with a feature pyramid, parameter names as in torchvision's detectors.
 
@@ -179,6 +182,7 @@ def resnet_fpn(
         extra_level: ``"pool"`` adds a map of twice the coarsest stride by subsampling (R-CNN), ``"p6p7"`` two by
             convolutions (RetinaNet).
         freeze_norm: fix ``"batch"`` as ``"frozen_batch"`` is.
+        deformable_stages, modulated: see :func:`longtail.models.deformable.make_deformable`.
 
     Raises:
         UsageError: an unknown name, norm or layer.
@@ -201,6 +205,7 @@ def resnet_fpn(
         body = {key: value for key, value in state.items() if not key.startswith("fc.")}
         network.fc = nn.Identity()
         load_state(network, body, source=str(weights), strict=True)
+    make_deformable(network, deformable_stages, modulated=modulated)
 
     trained = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
     if trainable_layers == 5:

@@ -17,39 +17,33 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.boxes import SmoothL1Loss
 from longtail.losses.softmax import SoftmaxCrossEntropy
-from longtail.models.base import ClassHead, Detector
+from longtail.models.base import ClassHead
 from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
 from longtail.models.matching import Matcher
-from longtail.models.postprocess import Inference, select_detections
-from longtail.models.preprocess import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ImageBatcher,
-    image_generators,
-    resize_boxes,
-    step_generator,
-)
+from longtail.models.postprocess import Inference
+from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher
 from longtail.models.proposals import TOP_IN_DETECT, TOP_IN_LOSSES, ProposalFilter, ProposalNetwork, TopN
 from longtail.models.region_head import BoxStage
+from longtail.models.two_stage import Pyramid, RegionPredictions, TwoStageDetector
 from longtail.replay.base import FeatureReplay
 from longtail.sampling.random_regions import RandomRegions
 from longtail.sampling.regions import RegionSampler
 
 ClassifierFactory = Callable[[int, int], Classifier]
+BoxWeights = tuple[float, float, float, float]
 
 
-class RCNN(Detector):
-    """A two-stage detector, with masks if it has a mask branch.
+class RCNN(TwoStageDetector):
+    """Faster R-CNN, or Mask R-CNN if it has a mask branch. Losses: ``loss_classifier``, ``loss_box_reg``, ``loss_mask``
+    (if there is a mask branch), ``loss_objectness``, ``loss_rpn_box_reg``, and ``loss_replay``, ``loss_replay_box`` if
+    replayed rows have a mean of their own.
 
     Args:
-        preprocess: pictures -> batch.
-        backbone: batch (B, 3, H, W) -> {name: map}.
-        rpn: maps -> proposals.
         box: proposals -> classes and boxes.
         mask: boxes -> masks, or None.
-        inference: what becomes a detection.
+        preprocess, backbone, rpn, inference: see :class:`~longtail.models.two_stage.TwoStageDetector`.
     """
 
     def __init__(
@@ -62,90 +56,48 @@ class RCNN(Detector):
         mask: MaskBranch | None = None,
         inference: Inference | None = None,
     ) -> None:
-        super().__init__()
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.rpn = rpn
+        super().__init__(preprocess=preprocess, backbone=backbone, rpn=rpn, inference=inference)
         self.box = box
         self.mask = mask
-        self.inference = Inference() if inference is None else inference
 
-    def losses(
+    def region_losses(
         self,
-        images: Sequence[Tensor],
+        pyramid: Pyramid,
+        proposals: Sequence[Tensor],
         targets: Sequence[Mapping[str, Any]],
         *,
-        record: Record | None = None,
-        update_state: bool | None = None,
+        generators: Sequence[torch.Generator | None],
+        step_generator: torch.Generator | None,
+        record: Record | None,
+        update_state: bool,
     ) -> dict[str, Tensor]:
-        """Losses of one step: ``loss_classifier``, ``loss_box_reg``, ``loss_mask`` (if there is a mask branch),
-        ``loss_objectness``, ``loss_rpn_box_reg``, and ``loss_replay``, ``loss_replay_box`` if replayed rows have a mean
-        of their own.
-
-        Args:
-            images: (3, H, W) each, uint8 or floating point in 0..1, RGB, at training size.
-            targets: per image ``boxes`` (G, 4) corners in pixels, each of positive size, ``labels`` (G,) in 0..C-1,
-                ``masks`` (G, H, W) for a mask branch, and ``draw_seed``, which decides all random draws; without it
-                PyTorch's own generator does, and a loss does not subsample.
-            record: gets ``"maps"``, ``"image_sizes"`` and ``"batch_size"`` (height, width) without and with padding,
-                and what the box stage keeps.
-            update_state: whether loss and replay may change their state; None follows ``self.training``.
-        """
-        update = self.training if update_state is None else update_state
-        batch, scaled = self.preprocess(images, targets, resize=self.preprocess.resize_in_losses)
-        maps = self.backbone(batch.tensors)
-        if record is not None:
-            record.keep("maps", maps)
-            record.keep("image_sizes", batch.image_sizes)
-            record.keep("batch_size", _height_width(batch.tensors))
-        size = _height_width(batch.tensors)
-        device = batch.tensors.device
-        generators = image_generators(scaled, device)
-        proposals, proposal_losses = self.rpn.losses(batch, maps, scaled, generators=generators, update_state=update)
+        """See :meth:`TwoStageDetector.region_losses`."""
         stage = self.box.losses(
-            maps,
-            size,
-            proposals.boxes,
-            scaled,
+            pyramid.maps,
+            pyramid.size,
+            proposals,
+            targets,
             generators=generators,
-            step_generator=step_generator(scaled, device),
+            step_generator=step_generator,
             record=record,
-            update_state=update,
+            update_state=update_state,
         )
-        losses = stage.losses
-        if self.mask is not None:
-            losses |= self.mask.losses(maps, size, stage.regions, scaled)
-        return losses | proposal_losses
+        if self.mask is None:
+            return stage.losses
+        return stage.losses | self.mask.losses(pyramid.maps, pyramid.size, stage.regions, targets)
 
     def class_heads(self) -> list[ClassHead]:
         """The region head."""
         return [self.box]
 
-    @torch.no_grad()
-    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """See :meth:`Detector.detect`."""
-        batch, _ = self.preprocess(images, resize=True)
-        maps = self.backbone(batch.tensors)
-        size = _height_width(batch.tensors)
-        proposals = self.rpn.detect(batch, maps).boxes
-        counts = [len(boxes) for boxes in proposals]
-        scores, deltas = self.box.predict(maps, size, proposals)
-        detections = []
-        parts = zip(torch.split(scores, counts), torch.split(deltas, counts), proposals, batch.image_sizes, strict=True)
-        for own_scores, own_deltas, own_proposals, own_size in parts:
-            boxes, score, label = select_detections(
-                own_scores, own_deltas, own_proposals, self.box.box_coder, own_size, self.inference
-            )
-            detections.append({"boxes": boxes, "scores": score, "labels": label})
-        if self.mask is not None:
-            masks = self.mask.predict(
-                maps, size, [found["boxes"] for found in detections], [found["labels"] for found in detections]
-            )
-            for found, own_masks in zip(detections, masks, strict=True):
-                found["masks"] = own_masks
-        for found, image, own_size in zip(detections, images, batch.image_sizes, strict=True):
-            found["boxes"] = resize_boxes(found["boxes"], own_size, _height_width(image))
-        return detections
+    def region_predictions(self, pyramid: Pyramid, proposals: Sequence[Tensor]) -> RegionPredictions:
+        """See :meth:`TwoStageDetector.region_predictions`."""
+        scores, deltas = self.box.predict(pyramid.maps, pyramid.size, proposals)
+        return RegionPredictions(scores, deltas, list(proposals), self.box.box_coder)
+
+    def masks(self, pyramid: Pyramid, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor] | None:
+        """See :meth:`TwoStageDetector.masks`."""
+        return None if self.mask is None else self.mask.predict(pyramid.maps, pyramid.size, boxes, labels)
 
 
 def proposal_network(
@@ -233,31 +185,24 @@ def faster_rcnn(
         preprocess: None = the backbone's normalisation, short side 800, long side at most 1333 pixels.
         inference: None = LVIS's settings.
     """
-    loss = SoftmaxCrossEntropy(num_classes) if classification_loss is None else classification_loss
-    pool = _pool(backbone, 7) if box_pool is None else box_pool
-    width = backbone.out_channels * pool.output_size[0] * pool.output_size[1]
-    layer = classifier(embedding_size, loss.num_logits)
-    if loss.bias_prior is not None:
-        layer.initialise(loss.bias_prior)
-    box = BoxStage(
+    box = box_stage(
+        backbone,
         num_classes=num_classes,
-        pool=pool,
-        head=TwoMLPHead(width, embedding_size) if box_head is None else box_head,
-        classifier=layer,
-        regressor=nn.Linear(embedding_size, 4 if class_agnostic_box else 4 * num_classes),
-        classification_loss=loss,
-        box_loss=SmoothL1Loss(beta=1 / 9) if box_loss is None else box_loss,
-        matcher=Matcher(0.5, 0.5) if matcher is None else matcher,
-        sampler=RandomRegions(512, 0.25) if region_sampler is None else region_sampler,
+        classification_loss=classification_loss,
+        classifier=classifier,
+        box_loss=box_loss,
+        region_sampler=region_sampler,
         replay=replay,
-        class_agnostic=class_agnostic_box,
+        matcher=matcher,
+        box_head=box_head,
+        embedding_size=embedding_size,
+        box_pool=box_pool,
+        class_agnostic_box=class_agnostic_box,
         classification_weight=classification_weight,
         box_weight=box_weight,
     )
-    if preprocess is None:
-        preprocess = ImageBatcher(getattr(backbone, "mean", IMAGENET_MEAN), getattr(backbone, "std", IMAGENET_STD))
     return RCNN(
-        preprocess=preprocess,
+        preprocess=image_batcher(backbone) if preprocess is None else preprocess,
         backbone=backbone,
         rpn=proposal_network(backbone) if proposal is None else proposal,
         box=box,
@@ -302,8 +247,6 @@ def mask_rcnn(
         mask_weight: factor of the loss.
         backbone, ...: all others as for :func:`faster_rcnn`.
     """
-    if mask_predictor not in ("ordinary", "normalised"):
-        raise ValueError(f"mask_predictor must be 'ordinary' or 'normalised', got {mask_predictor!r}")
     detector = faster_rcnn(
         backbone,
         num_classes=num_classes,
@@ -323,22 +266,94 @@ def mask_rcnn(
         preprocess=preprocess,
         inference=inference,
     )
-    predictor = OrdinaryMaskPredictor if mask_predictor == "ordinary" else NormalisedMaskPredictor
-    detector.mask = MaskBranch(
-        pool=_pool(backbone, 14) if mask_pool is None else mask_pool,
-        head=MaskRCNNHeads(backbone.out_channels, tuple(mask_layers), 1),
-        predictor=predictor(mask_layers[-1], mask_hidden, 1 if class_agnostic_mask else num_classes),
+    detector.mask = mask_branch(
+        backbone,
+        num_classes=num_classes,
+        predictor=mask_predictor,
+        layers=mask_layers,
+        hidden=mask_hidden,
+        pool=mask_pool,
         class_agnostic=class_agnostic_mask,
         weight=mask_weight,
     )
     return detector
 
 
-def _pool(backbone: nn.Module, size: int) -> MultiScaleRoIAlign:
-    # maps of the pyramid proper have numbers for names; an additional coarsest one ("pool", "p6") is for anchors only
+def box_stage(
+    backbone: nn.Module,
+    *,
+    num_classes: int,
+    classification_loss: ClassificationLoss | None,
+    classifier: ClassifierFactory,
+    box_loss: BoxLoss | None,
+    region_sampler: RegionSampler | None,
+    replay: Sequence[FeatureReplay],
+    matcher: Matcher | None,
+    box_head: nn.Module | None,
+    embedding_size: int,
+    box_pool: MultiScaleRoIAlign | None,
+    class_agnostic_box: bool,
+    classification_weight: float,
+    box_weight: float,
+    box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0),
+) -> BoxStage:
+    """One region head; arguments as for :func:`faster_rcnn`, and ``box_weights``, factors of the encoded dx, dy, dw,
+    dh."""
+    loss = SoftmaxCrossEntropy(num_classes) if classification_loss is None else classification_loss
+    pool = region_pool(backbone, 7) if box_pool is None else box_pool
+    width = backbone.out_channels * pool.output_size[0] * pool.output_size[1]
+    layer = classifier(embedding_size, loss.num_logits)
+    if loss.bias_prior is not None:
+        layer.initialise(loss.bias_prior)
+    return BoxStage(
+        num_classes=num_classes,
+        pool=pool,
+        head=TwoMLPHead(width, embedding_size) if box_head is None else box_head,
+        classifier=layer,
+        regressor=nn.Linear(embedding_size, 4 if class_agnostic_box else 4 * num_classes),
+        classification_loss=loss,
+        box_loss=SmoothL1Loss(beta=1 / 9) if box_loss is None else box_loss,
+        matcher=Matcher(0.5, 0.5) if matcher is None else matcher,
+        sampler=RandomRegions(512, 0.25) if region_sampler is None else region_sampler,
+        replay=replay,
+        class_agnostic=class_agnostic_box,
+        box_weights=box_weights,
+        classification_weight=classification_weight,
+        box_weight=box_weight,
+    )
+
+
+def mask_branch(
+    backbone: nn.Module,
+    *,
+    num_classes: int,
+    predictor: Literal["ordinary", "normalised"],
+    layers: Sequence[int],
+    hidden: int,
+    pool: MultiScaleRoIAlign | None,
+    class_agnostic: bool,
+    weight: float,
+) -> MaskBranch:
+    """One mask branch; arguments as those of :func:`mask_rcnn` that begin with ``mask_``."""
+    if predictor not in ("ordinary", "normalised"):
+        raise ValueError(f"mask_predictor must be 'ordinary' or 'normalised', got {predictor!r}")
+    layer = OrdinaryMaskPredictor if predictor == "ordinary" else NormalisedMaskPredictor
+    return MaskBranch(
+        pool=region_pool(backbone, 14) if pool is None else pool,
+        head=MaskRCNNHeads(backbone.out_channels, tuple(layers), 1),
+        predictor=layer(layers[-1], hidden, 1 if class_agnostic else num_classes),
+        class_agnostic=class_agnostic,
+        weight=weight,
+    )
+
+
+def image_batcher(backbone: nn.Module) -> ImageBatcher:
+    """The backbone's normalisation, short side 800, long side at most 1333 pixels."""
+    return ImageBatcher(getattr(backbone, "mean", IMAGENET_MEAN), getattr(backbone, "std", IMAGENET_STD))
+
+
+def region_pool(backbone: nn.Module, size: int) -> MultiScaleRoIAlign:
+    """RoIAlign on the maps of the pyramid proper, which have numbers for names; an additional coarsest one ("pool",
+    "p6") is for anchors only."""
     count = len(getattr(backbone, "strides", (4, 8, 16, 32)))
     return MultiScaleRoIAlign([str(level) for level in range(count)], size, 2)
-
-
-def _height_width(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]

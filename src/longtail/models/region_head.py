@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Regions:
 
     Shapes, image i with n_i regions of which ``num_positive[i]`` = p_i are positive:
         proposals (n_i, 4) corners in pixels of the batch; labels (n_i,) in 0..C, C = background; gt_index (p_i,) and
-        gt_boxes (p_i, 4), the matched objects.
+        gt_boxes (p_i, 4), the matched objects; is_object (n_i,), regions that are the objects' own boxes.
     """
 
     proposals: list[Tensor]
@@ -46,6 +46,7 @@ class Regions:
     gt_index: list[Tensor]
     gt_boxes: list[Tensor]
     num_positive: list[int]
+    is_object: list[Tensor] = field(default_factory=list)
 
     def positives(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The positives' part of per-image ``values``."""
@@ -270,7 +271,9 @@ class BoxStage(nn.Module):
             positive, negative = self.sampler(iou, matched, gt_labels, generator, loss_of)
             gt_index = matched[positive]
             background = gt_labels.new_full((negative.shape[0],), self.num_classes)
-            regions.proposals.append(candidates[torch.cat((positive, negative))])
+            chosen = torch.cat((positive, negative))
+            regions.proposals.append(candidates[chosen])
+            regions.is_object.append(chosen >= len(proposals[image]))
             regions.labels.append(torch.cat((gt_labels[gt_index], background)))
             regions.gt_index.append(gt_index)
             regions.gt_boxes.append(gt_boxes[gt_index])

@@ -12,6 +12,15 @@ from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSa
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
 
 
+class Deformable(Part):
+    """Deformable convolutions in place of the 3x3 ones."""
+
+    type: Literal["dcn", "dcn_v2"] = "dcn"
+    stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
+        (2, 3, 4), description="Stages that have them, 1 = stride 4; 2, 3, 4 are also called c3 to c5."
+    )
+
+
 class ResNet(Part):
     """A ResNet or ResNeXt of torchvision."""
 
@@ -24,6 +33,9 @@ class ResNet(Part):
     )
     trainable_layers: int = Field(3, ge=0, le=5, description="Stages that train, counted from the last one.")
     norm: Literal["frozen_batch", "batch", "group"] = Field("frozen_batch", description="Kind of normalisation.")
+    deformable: Annotated[Deformable, BeforeValidator(named)] | None = Field(
+        None, description="`dcn`: sampling points move; `dcn_v2`: they are weighted, too; none = plain convolutions."
+    )
 
 
 class Timm(Part):
@@ -140,19 +152,68 @@ class Proposals(Part):
     after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
 
 
-class Regions(Part):
-    """The region head."""
+class MLPHead(Part):
+    """Two fully connected layers."""
 
-    matcher: MatcherSpec = MatcherSpec()
+    type: Literal["mlp"] = "mlp"
+
+
+class ConvHead(Part):
+    """Convolutions with group norms, then one fully connected layer ("4conv-fc")."""
+
+    type: Literal["conv"] = "conv"
+    layers: int = Field(4, ge=1, description="Number of 3x3 convolutions.")
+    channels: int = Field(256, ge=1, description="Their channels.")
+
+
+HeadSpec = Annotated[MLPHead | ConvHead, Field(discriminator="type"), BeforeValidator(named)]
+
+
+class RegionsPart(Part):
+    """What every region head has."""
+
+    head: HeadSpec = MLPHead()
     pool_size: int = Field(7, ge=1, description="Side of the pooled features.")
     sampling_ratio: int = Field(2, ge=0, description="Sampling points per bin and axis; 0 = adaptive.")
     canonical_scale: float = Field(224, gt=0, description="Side in pixels of a region that is pooled from level 4.")
-    channels: int = Field(1024, ge=1, description="Width of the two fully connected layers.")
+    channels: int = Field(1024, ge=1, description="Width of the fully connected layers.")
+
+
+class Regions(RegionsPart):
+    """The region head."""
+
+    matcher: MatcherSpec = MatcherSpec()
     class_agnostic: bool = Field(False, description="One box regressor for all classes instead of one per class.")
 
 
+class CascadeStage(Part):
+    """One stage of a cascade."""
+
+    iou: float = Field(ge=0, le=1, description="IoU from which a candidate is positive; below it is negative.")
+    loss_weight: float = Field(ge=0, description="Factor on all losses of the stage.")
+    box_weights: tuple[float, float, float, float] = Field(description="Factors of the encoded dx, dy, dw, dh.")
+
+
+class CascadeRegions(RegionsPart):
+    """The region heads of a cascade."""
+
+    stages: tuple[CascadeStage, ...] = Field(
+        (
+            CascadeStage(iou=0.5, loss_weight=1.0, box_weights=(10.0, 10.0, 5.0, 5.0)),
+            CascadeStage(iou=0.6, loss_weight=0.5, box_weights=(20.0, 20.0, 10.0, 10.0)),
+            CascadeStage(iou=0.7, loss_weight=0.25, box_weights=(30.0, 30.0, 15.0, 15.0)),
+        ),
+        min_length=1,
+        description="Each stage learns from the boxes that the one before has moved.",
+    )
+    centre_in_gt: Literal["off", "negative", "ignore"] = Field(
+        "off", description="What becomes of a positive whose centre lies outside its object."
+    )
+    class_agnostic: Literal[True] = Field(True, description="A cascade has one box regressor for all classes.")
+
+
 class Masks(Part):
-    """The mask branch (only `mask_rcnn` has one)."""
+    """The mask branch (only `mask_rcnn` and `cascade_mask_rcnn` have one)."""
 
     pool_size: int = Field(14, ge=1, description="Side of the pooled features; masks are twice as large.")
     channels: tuple[int, ...] = Field((256, 256, 256, 256), description="Channels of the 3x3 convolutions.")
@@ -218,20 +279,37 @@ class DetectorPart(ModelPart):
         return [] if self.inference.adjust is None else [("scores", self.inference.adjust)]
 
 
-class RCNN(DetectorPart):
+class TwoStagePart(DetectorPart):
+    """What every detector has that looks at proposals."""
+
+    proposals: Proposals = Proposals()
+    masks: Masks = Masks()
+
+    def peculiarities(self) -> list[tuple[str, Part]]:
+        """What takes the place of the proposals' NMS, and what changes the scores."""
+        own: list[tuple[str, Part]] = [] if self.proposals.filter is None else [("proposals", self.proposals.filter)]
+        return own + super().peculiarities()
+
+
+class RCNN(TwoStagePart):
     """Faster R-CNN or Mask R-CNN."""
 
     type: Literal["faster_rcnn", "mask_rcnn"] = "mask_rcnn"
-    proposals: Proposals = Proposals()
     regions: Regions = Regions()
-    masks: Masks = Masks()
 
     @property
     def has_masks(self) -> bool:
         """Mask R-CNN alone has a mask branch."""
         return self.type == "mask_rcnn"
 
-    def peculiarities(self) -> list[tuple[str, Part]]:
-        """What takes the place of the proposals' NMS, and what changes the scores."""
-        own: list[tuple[str, Part]] = [] if self.proposals.filter is None else [("proposals", self.proposals.filter)]
-        return own + super().peculiarities()
+
+class CascadeRCNN(TwoStagePart):
+    """Cascade R-CNN or Cascade Mask R-CNN."""
+
+    type: Literal["cascade_rcnn", "cascade_mask_rcnn"] = "cascade_rcnn"
+    regions: CascadeRegions = CascadeRegions()
+
+    @property
+    def has_masks(self) -> bool:
+        """Cascade Mask R-CNN alone has mask branches."""
+        return self.type == "cascade_mask_rcnn"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from longtail.schema.detector import RCNN, ModelPart
-from longtail.schema.parts import named
+from longtail.schema.detector import RCNN, CascadeRCNN, ModelPart
 
-MODELS: tuple[type[ModelPart], ...] = (RCNN,)
-ModelSpec = Annotated[RCNN, BeforeValidator(named)]
+DEFAULT = "mask_rcnn"
+
+
+def model_by_name(value: Any) -> Any:
+    """Lets ``model: faster_rcnn`` stand for the whole mapping, and a mapping without a type for Mask R-CNN."""
+    if isinstance(value, str):
+        return {"type": value}
+    return {"type": DEFAULT, **value} if isinstance(value, dict) else value
+
+
+MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, RCNN)
+ModelSpec = Annotated[CascadeRCNN | RCNN, Field(discriminator="type"), BeforeValidator(model_by_name)]
 
 
 def model_keys(kind: str) -> frozenset[str]:

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from longtail.schema.errors import UsageError
-from longtail.schema.stage import SGD, AdamW, OptimiserPart
+from longtail.schema.stage import SGD, AdamW, OptimiserPart, ParameterGroup
+from longtail.training.trainable import spellings
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
 
@@ -26,6 +27,11 @@ def norm_parameters(model: nn.Module) -> set[str]:
     }
 
 
+def group_matches(group: ParameterGroup, name: str) -> bool:
+    """Whether a group is about the parameter; the stages of a cascade may be left out of its pattern."""
+    return any(fnmatchcase(spelling, group.match) for spelling in spellings(name))
+
+
 def parameter_groups(model: nn.Module, spec: OptimiserPart) -> list[dict[str, Any]]:
     """Parameters that train, grouped by learning rate and weight decay, in a fixed order.
 
@@ -36,7 +42,7 @@ def parameter_groups(model: nn.Module, spec: OptimiserPart) -> list[dict[str, An
     """
     names = [name for name, _ in model.named_parameters()]
     for group in spec.groups:
-        if not any(fnmatchcase(name, group.match) for name in names):
+        if not any(group_matches(group, name) for name in names):
             raise UsageError(f"the optimiser group {group.match!r} matches no parameter of the model")
     norms = norm_parameters(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -47,7 +53,7 @@ def parameter_groups(model: nn.Module, spec: OptimiserPart) -> list[dict[str, An
         if name in norms and spec.norm_weight_decay is not None:
             decay = spec.norm_weight_decay
         factor = 1.0
-        own = next((group for group in spec.groups if fnmatchcase(name, group.match)), None)
+        own = next((group for group in spec.groups if group_matches(group, name)), None)
         if own is not None:
             factor = own.lr_factor
             decay = own.weight_decay if own.weight_decay is not None else decay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -11,10 +12,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from longtail.schema.errors import UsageError
 from longtail.schema.stage import Trainable
 
+#: the number of a cascade's stage in a parameter's name: ``box.0.classifier.weight``
+STAGE_NUMBER = re.compile(r"^(box|mask)\.\d+\.")
+
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a parameter or module name matches a shell pattern, itself or as part of a matching module."""
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+    """Whether a parameter or module name matches a shell pattern, itself or as part of a matching module. The stages of
+    a cascade may be left out of the pattern: ``box.classifier`` matches those of all stages, ``box.2.classifier`` one.
+    """
+    return any(
+        fnmatchcase(spelling, pattern) or fnmatchcase(spelling, f"{pattern}.*")
+        for pattern in patterns
+        for spelling in spellings(name)
+    )
+
+
+def spellings(name: str) -> set[str]:
+    """A parameter's name with and without the number of its stage in a cascade."""
+    return {name, STAGE_NUMBER.sub(r"\1.", name)}
 
 
 def freeze(model: nn.Module, trainable: Trainable) -> list[str]:
