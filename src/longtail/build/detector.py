@@ -33,6 +33,7 @@ from longtail.models.necks import BalancedFeaturePyramid
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, TopN
+from longtail.models.proposer import CachedProposals
 from longtail.models.rcnn import RCNN, ClassifierFactory, proposal_network
 from longtail.models.tiny import tiny32
 from longtail.schema import StageSpec, UsageError, parts
@@ -97,16 +98,12 @@ def two_stage_arguments(
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
         "replay": replay_parts(stage.replay, statistics),
-        "proposal": proposals(model.proposals, pyramid, statistics),
+        "proposal": CachedProposals()
+        if stage.proposals == "cached"
+        else proposals(model.proposals, pyramid, statistics),
         "embedding_size": model.regions.channels,
         "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
-        "preprocess": ImageBatcher(
-            pyramid.mean,
-            pyramid.std,
-            short_side=images.test_short_side,
-            long_side=images.test_long_side,
-            channels_last=model.channels_last,
-        ),
+        "preprocess": batcher(model, pyramid, images),
         "inference": Inference(
             score_threshold=model.inference.score_threshold,
             nms_threshold=model.inference.nms_threshold,
@@ -114,6 +111,17 @@ def two_stage_arguments(
             pre_nms_cap=model.inference.pre_nms_cap,
         ),
     }
+
+
+def batcher(model: specs.DetectorPart, pyramid: PyramidBackbone, images: Images) -> ImageBatcher:
+    """From pictures to a batch."""
+    return ImageBatcher(
+        pyramid.mean,
+        pyramid.std,
+        short_side=images.test_short_side,
+        long_side=images.test_long_side,
+        channels_last=model.channels_last,
+    )
 
 
 def mask_arguments(model: specs.RCNN | specs.CascadeRCNN, pyramid: PyramidBackbone, stage: StageSpec) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import torch
 
 from longtail.build.cascade import build_cascade
 from longtail.build.detector import build_rcnn
+from longtail.build.proposer import build_proposer
 from longtail.data import ClassStatistics
 from longtail.models import adjust_logits, tau_normalise
 from longtail.models.adjustment import leave_logits
 from longtail.models.base import TrainableModel
-from longtail.schema import Recipe, StageSpec
+from longtail.schema import Recipe, StageSpec, UsageError
 from longtail.schema import detector as specs
 
 
@@ -30,7 +31,14 @@ def build_model(
         UsageError: parts that do not go together, with what would.
         LongtailError: pretrained weights that cannot be had.
     """
+    if stage.proposals != "network" and not isinstance(recipe.model, specs.TwoStagePart):
+        raise UsageError(
+            f"stage {stage.name!r} says proposals={stage.proposals}, but {recipe.model.type} looks at no proposals; "
+            "take a two-stage detector, such as model=faster_rcnn"
+        )
     match recipe.model:
+        case specs.RCNN() | specs.CascadeRCNN() as spec if stage.proposals == "only":
+            return build_proposer(spec, recipe.images, statistics, pretrained=pretrained, trust=trust)
         case specs.RCNN() as spec:
             model = build_rcnn(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(model, spec.inference.adjust, statistics)

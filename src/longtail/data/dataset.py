@@ -21,9 +21,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
 from longtail.data.copy_paste import CopyPaste, CutOut
+from longtail.data.geometry import PROPOSALS, as_boxes
+from longtail.data.proposals import ProposalTable
 from longtail.data.sources import picture_folders
 from longtail.data.table import AnnotationTable
-from longtail.schema.errors import DataError
+from longtail.schema.errors import DataError, UsageError
 
 MAX_PIXELS = 178_000_000
 # What decoders raise for damaged files: most of it OSError, and the rest where bytes are taken apart by hand.
@@ -38,7 +40,8 @@ class Target(TypedDict, total=False):
         masks (G, H, W) uint8; image_index row of the annotation table; draw_seed seed of every draw made for this
         picture in this step; original_size (height, width) of the file after EXIF rotation; dropped objects that lost
         their whole area to the transform or too much of it to pasted ones; pasted (G,) bool, with copy-paste alone:
-        objects that come from other pictures.
+        objects that come from other pictures; proposals (P, 4) float32, with a table of proposals alone: regions, moved
+        as the boxes are, best first.
     """
 
     boxes: Tensor
@@ -49,6 +52,7 @@ class Target(TypedDict, total=False):
     original_size: tuple[int, int]
     dropped: int
     pasted: Tensor
+    proposals: Tensor
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         copy_paste: pastes objects of this table's pictures before the transform; needs masks, even without
             ``with_masks``.
         max_pixels: larger pictures are refused before they are decoded.
+        proposals: table of proposals of these pictures, which then are in the target; not with ``copy_paste``, whose
+            objects it does not know.
+        top_proposals: so many of each picture, the best ones.
 
     An item is the picture (3, H, W) uint8, RGB, EXIF rotation applied, and its :class:`Target`. Crowd and ignored
     annotations are left out of the target. Asked for with a :class:`Draw`, an item depends on that alone; asked for
@@ -123,9 +130,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         with_masks: bool = False,
         copy_paste: CopyPaste | None = None,
         max_pixels: int = MAX_PIXELS,
+        proposals: ProposalTable | None = None,
+        top_proposals: int = 1000,
     ) -> None:
         if with_masks and len(table.label) and table.masks is None:
             raise DataError(f"{table.source} has no masks; add segmentations, or train boxes alone (model=faster_rcnn)")
+        if proposals is not None and copy_paste is not None:
+            raise UsageError("cached proposals know nothing of pasted objects; set images.copy_paste=none")
+        self.proposals = proposals
+        self.top_proposals = top_proposals
+        self.proposal_rows = None if proposals is None else proposals.rows_of(table.image_ids.tolist())
         self.table = table
         self.roots = picture_folders(table, root)
         self.transform = transform
@@ -151,6 +165,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         }
         if self.with_masks:
             sample["masks"] = tv_tensors.Mask(torch.from_numpy(self.masks(rows, height, width)))
+        if self.proposals is not None and self.proposal_rows is not None:
+            best = self.proposals.best(int(self.proposal_rows[draw.image]), self.top_proposals)
+            sample[PROPOSALS] = as_boxes(torch.from_numpy(best), height, width)
         image: Tensor = tv_tensors.Image(picture)
         donors: list[int] = []
         with seeded(draw.seed):
@@ -169,6 +186,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         )
         if self.copy_paste is not None:
             target["pasted"] = sample["pasted"]
+        if self.proposals is not None:
+            target["proposals"] = sample[PROPOSALS].as_subclass(Tensor)
         if self.with_masks:
             target["masks"] = sample["masks"].as_subclass(Tensor)
         return image.as_subclass(Tensor), target

@@ -1,7 +1,8 @@
 """Pictures, boxes and masks moved together, pixel by pixel.
 
 A sample is what a :class:`~longtail.data.dataset.DetectionDataset` hands its transform: ``boxes`` (G, 4), ``labels``
-(G,), perhaps ``masks`` (G, H, W), and more tensors whose first axis counts objects.
+(G,), perhaps ``masks`` (G, H, W), and more tensors whose first axis counts objects; and perhaps ``proposals`` (P, 4),
+boxes that move like those of the objects and belong to none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 Sample = dict[str, Any]
+PROPOSALS = "proposals"
 
 
 def uniform(low: float, high: float) -> float:
@@ -32,6 +34,21 @@ def take(value: Any, kept: Tensor) -> Any:
     """The objects that ``kept`` (G,) marks, of boxes, labels or masks; what it is stays."""
     chosen = value.as_subclass(Tensor)[kept]
     return tv_tensors.wrap(chosen, like=value) if isinstance(value, tv_tensors.TVTensor) else chosen
+
+
+def take_objects(sample: Sample, kept: Tensor) -> Sample:
+    """The sample with the objects that ``kept`` (G,) marks alone; proposals stay."""
+    return {name: value if name == PROPOSALS else take(value, kept) for name, value in sample.items()}
+
+
+def as_boxes(corners: Tensor, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    """Corners (N, 4) in pixels as boxes of a picture of that size."""
+    return tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width))
+
+
+def with_area(corners: Tensor) -> Tensor:
+    """(N,) which boxes (N, 4), corners, have an area."""
+    return (corners[:, 2:] > corners[:, :2]).all(dim=1)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
@@ -110,8 +127,12 @@ def resized_window(
     factors = torch.tensor([size[1] / old[1], size[0] / old[0]]).repeat(2)
     moved = sample["boxes"].as_subclass(Tensor) * factors - torch.tensor([left, top, left, top])
     boxes = clipped(moved, height, width)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    kept = with_area(boxes)
     result = dict(sample)
+    if PROPOSALS in sample:
+        shift = torch.tensor([left, top, left, top])
+        proposals = clipped(sample[PROPOSALS].as_subclass(Tensor) * factors - shift, height, width)
+        result[PROPOSALS] = as_boxes(proposals[with_area(proposals)], height, width)
     if "masks" in sample:
         before = sample["masks"].as_subclass(Tensor)
         masks = sampled(before, rows, columns)
@@ -120,9 +141,9 @@ def resized_window(
         # an annotation whose mask never had a pixel keeps its box
         kept &= (areas(masks) > 0) | (~cut & (areas(before) == 0))
         result["masks"] = tv_tensors.Mask(masks)
-    result["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    result["boxes"] = as_boxes(boxes, height, width)
     if not bool(kept.all()):
-        result = {name: take(value, kept) for name, value in result.items()}
+        result = take_objects(result, kept)
     return tv_tensors.Image(picture), result
 
 
@@ -150,8 +171,10 @@ def filled_up(
     top, left = place
     canvas = torch.tensor(fill, dtype=image.dtype)[:, None, None].repeat(1, *size)
     canvas[:, top : top + height, left : left + width] = image.as_subclass(Tensor)
-    moved = sample["boxes"].as_subclass(Tensor) + torch.tensor([left, top, left, top])
-    result = dict(sample, boxes=tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=size))
+    result = dict(sample)
+    for name in ("boxes", PROPOSALS):
+        if name in sample:
+            result[name] = as_boxes(sample[name].as_subclass(Tensor) + torch.tensor([left, top, left, top]), *size)
     if "masks" in sample:
         masks = torch.zeros((len(sample["masks"]), *size), dtype=sample["masks"].dtype)
         masks[:, top : top + height, left : left + width] = sample["masks"].as_subclass(Tensor)

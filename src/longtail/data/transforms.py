@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from longtail.data.geometry import resize_picture, take
+from longtail.data.geometry import PROPOSALS, resize_picture, take, take_objects, with_area
 from longtail.data.scale_jitter import FixedSize, RandomSizeCrop
 
 NO_LIMIT = 2**31 - 1
@@ -70,16 +70,18 @@ class RandomTranspose(v2.Transform):  # type: ignore[misc]
 
 
 class DropDegenerate(torch.nn.Module):
-    """Clips boxes to the picture and removes objects that have no area left, with their labels and masks."""
+    """Clips boxes to the picture and removes objects that have no area left, with their labels and masks; and proposals
+    without area."""
 
     def forward(self, image: Tensor, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """(image, sample) -> (image, sample without them)."""
         boxes = F.clamp_bounding_boxes(sample["boxes"])
-        corners = boxes.as_subclass(Tensor)
-        kept = ((corners[:, 2:] - corners[:, :2]) > 0).all(dim=1)
-        if bool(kept.all()):
-            return image, {**sample, "boxes": boxes}
-        return image, {name: take(value, kept) for name, value in {**sample, "boxes": boxes}.items()}
+        result = {**sample, "boxes": boxes}
+        if PROPOSALS in sample:
+            proposals = F.clamp_bounding_boxes(sample[PROPOSALS])
+            result[PROPOSALS] = take(proposals, with_area(proposals.as_subclass(Tensor)))
+        kept = with_area(boxes.as_subclass(Tensor))
+        return image, result if bool(kept.all()) else take_objects(result, kept)
 
 
 def train_transform(

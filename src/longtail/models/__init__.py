@@ -15,6 +15,7 @@ from longtail.models.necks import PAFPN, BalancedFeaturePyramid, EmbeddedGaussia
 from longtail.models.postprocess import Inference, masks_to_rle, paste_masks
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
+from longtail.models.proposer import CachedProposals, Proposer
 from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
 from longtail.models.region_head import BoxStage, Regions, StageResult
 from longtail.models.remap import remap_classes
@@ -28,6 +29,7 @@ __all__ = [
     "RCNN",
     "BalancedFeaturePyramid",
     "BoxStage",
+    "CachedProposals",
     "CascadeRCNN",
     "CascadeStage",
     "Classifier",
@@ -48,6 +50,7 @@ __all__ = [
     "ProposalFilter",
     "ProposalNetwork",
     "Proposals",
+    "Proposer",
     "PyramidBackbone",
     "Regions",
     "ResamplingNMS",

@@ -21,6 +21,7 @@ from longtail.models.matching import Matcher
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import ProposalNetwork
+from longtail.models.proposer import CachedProposals
 from longtail.models.rcnn import (
     BoxWeights,
     ClassifierFactory,
@@ -81,7 +82,7 @@ class CascadeRCNN(TwoStageDetector):
         *,
         preprocess: ImageBatcher,
         backbone: nn.Module,
-        rpn: ProposalNetwork,
+        rpn: ProposalNetwork | CachedProposals,
         box: Sequence[BoxStage],
         mask: Sequence[MaskBranch] = (),
         inference: Inference | None = None,
@@ -194,7 +195,7 @@ def cascade_rcnn(
     region_samplers: Sequence[RegionSampler] | None = None,
     replay: Sequence[FeatureReplay] = (),
     matchers: Sequence[Matcher] | None = None,
-    proposal: ProposalNetwork | None = None,
+    proposal: ProposalNetwork | CachedProposals | None = None,
     box_head: Callable[[], nn.Module] | None = None,
     embedding_size: int = 1024,
     box_pool: MultiScaleRoIAlign | None = None,

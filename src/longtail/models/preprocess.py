@@ -68,7 +68,7 @@ class ImageBatcher(nn.Module):
 
         Args:
             images: (3, H, W) each, uint8 or floating point in 0..1, RGB.
-            targets: ``boxes`` (G, 4) and ``masks`` (G, H, W) follow the picture if it is resized.
+            targets: ``boxes`` (G, 4), ``masks`` (G, H, W) and ``proposals`` (P, 4) follow the picture if it is resized.
             resize: whether to resize.
 
         Returns:
@@ -120,7 +120,9 @@ def _interpolate(image: Tensor, factor: float, mode: str) -> Tensor:
 
 
 def _resize_target(target: dict[str, Any], old: tuple[int, int], new: tuple[int, int]) -> None:
-    target["boxes"] = resize_boxes(target["boxes"], old, new)
+    for name in ("boxes", "proposals"):
+        if name in target:
+            target[name] = resize_boxes(target[name], old, new)
     if "masks" in target:
         masks = target["masks"]
         target["masks"] = F.interpolate(masks[:, None].float(), size=new, mode="nearest")[:, 0].to(masks.dtype)

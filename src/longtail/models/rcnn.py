@@ -25,6 +25,7 @@ from longtail.models.matching import Matcher
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher
 from longtail.models.proposals import TOP_IN_DETECT, TOP_IN_LOSSES, ProposalFilter, ProposalNetwork, TopN
+from longtail.models.proposer import CachedProposals
 from longtail.models.region_head import BoxStage
 from longtail.models.two_stage import Pyramid, RegionPredictions, TwoStageDetector
 from longtail.replay.base import FeatureReplay
@@ -51,7 +52,7 @@ class RCNN(TwoStageDetector):
         *,
         preprocess: ImageBatcher,
         backbone: nn.Module,
-        rpn: ProposalNetwork,
+        rpn: ProposalNetwork | CachedProposals,
         box: BoxStage,
         mask: MaskBranch | None = None,
         inference: Inference | None = None,
@@ -154,7 +155,7 @@ def faster_rcnn(
     region_sampler: RegionSampler | None = None,
     replay: Sequence[FeatureReplay] = (),
     matcher: Matcher | None = None,
-    proposal: ProposalNetwork | None = None,
+    proposal: ProposalNetwork | CachedProposals | None = None,
     box_head: nn.Module | None = None,
     embedding_size: int = 1024,
     box_pool: MultiScaleRoIAlign | None = None,
@@ -176,7 +177,8 @@ def faster_rcnn(
         region_sampler: None = 512 regions per image, at random, at most a quarter of them positive.
         replay: parts that add rows.
         matcher: of the box stage; None = IoU 0.5.
-        proposal: None = :func:`proposal_network` of the backbone.
+        proposal: None = :func:`proposal_network` of the backbone;
+            :class:`~longtail.models.proposer.CachedProposals` = proposals are given with the pictures.
         box_head: pooled features -> (N, ``embedding_size``); None = two linear layers.
         embedding_size: D, input of the classifier.
         box_pool: None = RoIAlign 7 x 7 with sampling ratio 2 on all maps but the additional coarsest one.
@@ -220,7 +222,7 @@ def mask_rcnn(
     region_sampler: RegionSampler | None = None,
     replay: Sequence[FeatureReplay] = (),
     matcher: Matcher | None = None,
-    proposal: ProposalNetwork | None = None,
+    proposal: ProposalNetwork | CachedProposals | None = None,
     box_head: nn.Module | None = None,
     embedding_size: int = 1024,
     box_pool: MultiScaleRoIAlign | None = None,

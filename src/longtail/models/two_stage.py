@@ -15,7 +15,9 @@ from longtail.losses.auxiliary import Record
 from longtail.models.base import Detector
 from longtail.models.postprocess import Inference, select_detections
 from longtail.models.preprocess import ImageBatcher, image_generators, resize_boxes, step_generator
-from longtail.models.proposals import Maps, ProposalNetwork
+from longtail.models.proposals import Maps, ProposalNetwork, TopN
+from longtail.models.proposer import CachedProposals, propose
+from longtail.schema.errors import UsageError
 
 Size = tuple[int, int]
 
@@ -48,7 +50,7 @@ class TwoStageDetector(Detector):
     Args:
         preprocess: pictures -> batch.
         backbone: batch (B, 3, H, W) -> {name: map}.
-        rpn: maps -> proposals.
+        rpn: maps -> proposals; or :class:`~longtail.models.proposer.CachedProposals`.
         inference: what becomes a detection.
     """
 
@@ -57,7 +59,7 @@ class TwoStageDetector(Detector):
         *,
         preprocess: ImageBatcher,
         backbone: nn.Module,
-        rpn: ProposalNetwork,
+        rpn: ProposalNetwork | CachedProposals,
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
@@ -74,13 +76,15 @@ class TwoStageDetector(Detector):
         record: Record | None = None,
         update_state: bool | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of one step: those of :meth:`region_losses`, ``loss_objectness`` and ``loss_rpn_box_reg``.
+        """Losses of one step: those of :meth:`region_losses`, ``loss_objectness`` and ``loss_rpn_box_reg``; without the
+        last two if proposals are given.
 
         Args:
             images: (3, H, W) each, uint8 or floating point in 0..1, RGB, at training size.
             targets: per image ``boxes`` (G, 4) corners in pixels, each of positive size, ``labels`` (G,) in 0..C-1,
-                ``masks`` (G, H, W) for a mask branch, and ``draw_seed``, which decides all random draws; without it
-                PyTorch's own generator does, and a loss does not subsample.
+                ``masks`` (G, H, W) for a mask branch, ``proposals`` (P, 4) for a detector that proposes nothing itself,
+                and ``draw_seed``, which decides all random draws; without it PyTorch's own generator does, and a loss
+                does not subsample.
             record: gets ``"maps"``, ``"image_sizes"`` and ``"batch_size"`` (height, width) without and with padding,
                 and what the region head keeps.
             update_state: whether loss and replay may change their state; None follows ``self.training``.
@@ -109,19 +113,30 @@ class TwoStageDetector(Detector):
         return losses | proposal_losses
 
     @torch.no_grad()
-    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """See :meth:`Detector.detect`."""
+    def detect(self, images: Sequence[Tensor], *, proposals: Sequence[Tensor] | None = None) -> list[dict[str, Tensor]]:
+        """See :meth:`Detector.detect`.
+
+        Args:
+            images: the pictures.
+            proposals: (P, 4) per picture, corners in pixels of the given picture: regions to look at instead of its
+                own; needed where it proposes nothing itself.
+        """
         batch, _ = self.preprocess(images, resize=True)
         pyramid = Pyramid(self.backbone(batch.tensors), height_width(batch.tensors), batch.image_sizes)
-        found = self.region_predictions(pyramid, self.rpn.detect(batch, pyramid.maps).boxes)
+        if proposals is None:
+            regions = self.rpn.detect(batch, pyramid.maps).boxes
+        else:
+            parts = zip(proposals, images, batch.image_sizes, strict=True)
+            regions = [resize_boxes(own, height_width(image), size) for own, image, size in parts]
+        found = self.region_predictions(pyramid, regions)
         counts = [len(boxes) for boxes in found.boxes]
         detections = []
-        parts = zip(
+        rows = zip(
             torch.split(found.scores, counts), torch.split(found.deltas, counts), found.boxes, batch.image_sizes,
             strict=True,
         )  # fmt: skip
-        for scores, deltas, regions, size in parts:
-            boxes, score, label = select_detections(scores, deltas, regions, found.coder, size, self.inference)
+        for scores, deltas, own, size in rows:
+            boxes, score, label = select_detections(scores, deltas, own, found.coder, size, self.inference)
             detections.append({"boxes": boxes, "scores": score, "labels": label})
         masks = self.masks(pyramid, [one["boxes"] for one in detections], [one["labels"] for one in detections])
         if masks is not None:
@@ -130,6 +145,17 @@ class TwoStageDetector(Detector):
         for one, image, size in zip(detections, images, batch.image_sizes, strict=True):
             one["boxes"] = resize_boxes(one["boxes"], size, height_width(image))
         return detections
+
+    @torch.no_grad()
+    def propose(self, images: Sequence[Tensor], *, top: TopN | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Proposals of pictures; see :func:`longtail.models.proposer.propose`.
+
+        Raises:
+            UsageError: its own proposals are given.
+        """
+        if isinstance(self.rpn, CachedProposals):
+            raise UsageError("this detector takes its proposals from a table; take those of the one that made them")
+        return propose(images, preprocess=self.preprocess, backbone=self.backbone, rpn=self.rpn, top=top)
 
     @abstractmethod
     def region_losses(

@@ -150,6 +150,9 @@ class Proposals(Part):
     )
     before_nms: tuple[int, int] = Field((2000, 1000), description="Proposals per level before NMS: training, test.")
     after_nms: tuple[int, int] = Field((1000, 1000), description="Proposals per image kept: training, test.")
+    cache: str | None = Field(
+        None, description="Folder of `longtail proposals`, for stages on cached proposals; none = the run's own."
+    )
 
 
 class MLPHead(Part):

@@ -105,11 +105,17 @@ class StageSpec(Part):
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9-]*$", description="Unique within the recipe.")
     start_from: str | None = Field(
-        None, description="A checkpoint, weights file or run; none = the previous stage, or the backbone's weights."
+        None,
+        description="A checkpoint, weights file or run; `backbone` = its pretrained weights alone; none = the previous "
+        "stage, or the backbone's weights.",
     )
     sampler: SamplerSpec = Uniform()
     source_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (), description="How often each annotation source is drawn from, e.g. [3, 1]; empty = by its size."
+    )
+    proposals: Literal["network", "only", "cached"] = Field(
+        "network",
+        description="`only`: the proposal network alone trains, its proposals are kept; `cached`: kept ones are used.",
     )
     region_sampler: RegionSamplerSpec = Random()
     classifier: ClassifierSpec | None = Field(None, description="Replaces the model's classifier in this stage.")

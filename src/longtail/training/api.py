@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ import torch
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
+from longtail.models.base import Detector
+from longtail.models.proposer import Proposer
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage, refuse_early
@@ -19,8 +21,10 @@ from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.describe import describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
+from longtail.training.material import TrainingData
 from longtail.training.metrics_log import MetricsLog, require_wandb
 from longtail.training.progress import Progress, Silent
+from longtail.training.proposing import kept_proposals, write_run_proposals
 from longtail.training.run_directory import RunDirectory
 from longtail.training.saving import keep_best, last_checkpoint, save_last
 from longtail.training.setup import (
@@ -185,6 +189,8 @@ def _run(
             torch.manual_seed(recipe.seed + 1000 * index)
             resumed = folder is not None and index == cursor.stage
             start = run.stage(index, spec.name) / "start"
+            kept = kept_proposals(recipe, index, run.proposals, val=data.val_table is not None)
+            data = replace(data, proposals=kept)
             stage = assemble_stage(
                 recipe,
                 index,
@@ -217,7 +223,7 @@ def _run(
                     at.logged = log.position()
                 save_last(run, fabric, stage.model, stage.optimiser, stage.average, at, identity)
 
-            def measure(stage: Stage = stage, identity: Identity = identity) -> None:
+            def measure(stage: Stage = stage, identity: Identity = identity, data: TrainingData = data) -> None:
                 results = evaluate_model(stage.model, recipe, data, fabric, progress)
                 keep_best(run, fabric, stage.model, identity, results, cursor)
                 if log is not None:
@@ -234,9 +240,11 @@ def _run(
                 save=save,
                 save_every=min(-(-stage.steps // SAVES_PER_STAGE), MOST_STEPS_LOST),
                 stops=stops,
-                evaluate=measure if data.val_table is not None else None,
+                evaluate=measure if data.val_table is not None and isinstance(stage.model, Detector) else None,
                 evaluate_every=recipe.evaluation.every_epochs,
             )
+            if isinstance(model, Proposer):
+                write_run_proposals(run, model, recipe, data, fabric, progress)
             if first and not is_last(recipe, index):
                 checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)
             state = {name: value.detach().cpu().clone() for name, value in checkpoints.shared_state(model).items()}
@@ -244,8 +252,9 @@ def _run(
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
-        results = evaluate_model(model, recipe, data, fabric, progress)
-        keep_best(run, fabric, model, identity, results, cursor)
+        if isinstance(model, Detector):
+            results = evaluate_model(model, recipe, data, fabric, progress)
+            keep_best(run, fabric, model, identity, results, cursor)
         if first:
             write_results(run.evaluation("val"), results, split="val")
     if log is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,14 +15,18 @@ from longtail.build.model import adjust, build_model
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
+from longtail.data.proposals import ProposalTable
 from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema import DataError, Recipe, UsageError, change_recipe
+from longtail.schema.detector import TwoStagePart
 from longtail.schema.stage import StageSpec
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
+from longtail.training.material import TrainingData
 from longtail.training.optimiser import build_optimiser
+from longtail.training.proposing import check_proposals
 from longtail.training.schedule import total_steps
 from longtail.training.stage import Stage
 from longtail.training.trainable import freeze, matches, without
@@ -30,24 +34,8 @@ from longtail.training.weight_average import WeightAverage
 from longtail.training.whole_folder import DIGESTS, Located, find_damage, locate
 
 Say = Callable[[str], None]
+BACKBONE = "backbone"
 TORCHVISION_CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run learns from and is measured on.
-
-    Attributes:
-        table, images: training annotations and their pictures' folder; None = the folders the table names.
-        statistics: of the training annotations.
-        val_table, val_images: the same for validation, its labels in the training classes' order; or None.
-    """
-
-    table: AnnotationTable
-    images: Path | None
-    statistics: ClassStatistics
-    val_table: AnnotationTable | None
-    val_images: Path | None
 
 
 def has_masks(recipe: Recipe) -> bool:
@@ -55,16 +43,32 @@ def has_masks(recipe: Recipe) -> bool:
     return recipe.model.has_masks
 
 
-def training_dataset(recipe: Recipe, table: AnnotationTable, images: Path | None) -> DetectionDataset:
-    """Training pictures with the recipe's augmentation."""
+def training_dataset(
+    recipe: Recipe,
+    table: AnnotationTable,
+    images: Path | None,
+    *,
+    masks: bool = True,
+    proposals: ProposalTable | None = None,
+) -> DetectionDataset:
+    """Training pictures with the recipe's augmentation, with their proposals where these are kept, and without
+    ``masks`` if they are not wanted."""
     return DetectionDataset(
         table,
         images,
         transform=training_transform(recipe.images),
-        with_masks=has_masks(recipe),
+        with_masks=masks and has_masks(recipe),
         copy_paste=copy_paste(recipe.images, table),
         max_pixels=recipe.images.max_pixels,
+        proposals=proposals,
+        top_proposals=top_proposals(recipe)[0],
     )
+
+
+def top_proposals(recipe: Recipe) -> tuple[int, int]:
+    """How many kept proposals of a picture are used in training and when detecting."""
+    model = recipe.model
+    return model.proposals.after_nms if isinstance(model, TwoStagePart) else (0, 0)
 
 
 def refuse_early(recipe: Recipe, data: TrainingData) -> None:
@@ -76,6 +80,7 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
         DataError: annotations that lack what the detector needs.
     """
     training_dataset(recipe, data.table, data.images)
+    check_proposals(recipe, data)
     for spec in recipe.stages:
         stage_sampler(spec, data.table, seed=recipe.seed)
         freeze(build_model(recipe, spec, data.statistics, pretrained=False), spec.trainable)
@@ -105,9 +110,12 @@ def assemble_stage(
         trust: whether plain weights files may hold Python objects, which can run code when they are opened.
     """
     spec = recipe.stages[index]
-    model = build_model(recipe, spec, data.statistics, pretrained=index == 0 and weights is None, trust=trust)
+    afresh = spec.start_from == BACKBONE or (index == 0 and weights is None)
+    model = build_model(recipe, spec, data.statistics, pretrained=afresh, trust=trust)
     start = spec.start_from or (str(weights) if index == 0 and weights is not None else None)
-    if start is not None:
+    if start == BACKBONE:
+        say(f"stage {spec.name} starts from the backbone's weights")
+    elif start is not None:
         say(load_start(model, Path(start), spec, data.statistics, trust=trust))
     elif previous is not None:
         say(load_previous(model, previous, spec, origin="the previous stage"))
@@ -124,13 +132,18 @@ def assemble_stage(
         teacher.eval().requires_grad_(False)
 
     own_images = recipe.model_copy(update={"images": stage_images(recipe.images, spec)})
-    dataset = training_dataset(own_images, data.table, data.images)
+    kept, masks = data.proposals, spec.proposals != "only"
+    dataset = training_dataset(
+        own_images, data.table, data.images, masks=masks, proposals=None if kept is None else kept.train
+    )
     validation = None
     if data.val_table is not None:
         validation = training_dataset(
             recipe.model_copy(update={"images": validation_images(recipe.images)}),
             data.val_table,
             data.val_images,
+            masks=masks,
+            proposals=None if kept is None else kept.val,
         )
     return Stage(
         name=spec.name,

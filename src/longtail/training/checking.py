@@ -10,7 +10,8 @@ from longtail.data.findings import Findings
 from longtail.data.report import Finding, listed
 from longtail.data.sources import picture_folders
 from longtail.schema import DataError, Recipe
-from longtail.training.assemble import TrainingData, has_masks
+from longtail.training.assemble import has_masks
+from longtail.training.material import TrainingData
 
 MOST_KINDS = 8
 """An error names so many kinds of defects."""

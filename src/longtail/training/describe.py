@@ -12,7 +12,7 @@ from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.sources import RunPaths
 from longtail.sampling import ImageSampler, RepeatFactorSampler
 from longtail.schema.stage import Schedule
-from longtail.training.assemble import TrainingData
+from longtail.training.material import TrainingData
 from longtail.training.schedule import total_images
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}

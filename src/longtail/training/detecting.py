@@ -12,6 +12,7 @@ from longtail.data.loader import evaluation_loader
 from longtail.evaluation import DetectionTable
 from longtail.models.base import Detector
 from longtail.models.postprocess import masks_to_rle
+from longtail.models.two_stage import TwoStageDetector
 from longtail.training.gathering import gather_detections
 from longtail.training.progress import Progress
 
@@ -42,7 +43,11 @@ def detect_all(
     progress.start("detect", len(dataset))
     with torch.inference_mode():
         for images, targets in loader:
-            found = model.detect([image.to(device) for image in images])
+            pictures = [image.to(device) for image in images]
+            if isinstance(model, TwoStageDetector) and "proposals" in targets[0]:
+                found = model.detect(pictures, proposals=[target["proposals"].to(device) for target in targets])
+            else:
+                found = model.detect(pictures)
             for detections, target in zip(found, targets, strict=True):
                 boxes = detections["boxes"].float()
                 height, width = target["original_size"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -15,11 +16,13 @@ from longtail.data.files import write_json
 from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
-from longtail.models.base import Detector, TrainableModel
+from longtail.models.base import TrainableModel
 from longtail.schema import Recipe, UsageError, change_recipe
-from longtail.training.assemble import TrainingData, checkpoint_folder, device_of, has_masks, model_from_checkpoint
+from longtail.training.assemble import checkpoint_folder, device_of, has_masks, model_from_checkpoint, top_proposals
 from longtail.training.checkpoint import Identity
 from longtail.training.detecting import detect_all
+from longtail.training.independent import as_detector, independent, run_proposals
+from longtail.training.material import TrainingData
 from longtail.training.progress import Progress, Silent
 from longtail.training.run_directory import RunDirectory
 from longtail.training.setup import join_processes, on_first
@@ -33,7 +36,13 @@ def evaluate_model(
     assert data.val_table is not None
     detector = as_detector(model)
     adjust(detector, recipe.model.inference.adjust, data.statistics)
-    dataset = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
+    dataset = DetectionDataset(
+        data.val_table,
+        data.val_images,
+        max_pixels=recipe.images.max_pixels,
+        proposals=None if data.proposals is None else data.proposals.val,
+        top_proposals=top_proposals(recipe)[1],
+    )
     detections = detect_all(
         detector,
         dataset,
@@ -109,6 +118,7 @@ def evaluate(
         raise UsageError("detections are evaluated as they are; settings change only what the model detects")
     identity = Identity.read(found.folder)
     recipe = change_recipe(identity.recipe, overrides, below="model.inference")
+    own_data = data is None
     if data is None:
         data, images = run_validation(home)
     truth = read_sources(data, images, prefer="val", pictures=detections is None)
@@ -121,9 +131,14 @@ def evaluate(
         table = DetectionTable.from_coco_results(detections, truth)
     else:
         uncapped = "fixed" in protocols or "pool" in protocols
+        model, _ = model_from_checkpoint(found.folder, overrides=overrides)
+        kept = run_proposals(identity, home) if own_data else None
+        dataset = DetectionDataset(
+            truth, max_pixels=recipe.images.max_pixels, proposals=kept, top_proposals=top_proposals(recipe)[1]
+        )
         table = detect_all(
-            as_detector(model_from_checkpoint(found.folder, overrides=overrides)[0]).to(fabric.device),
-            DetectionDataset(truth, max_pixels=recipe.images.max_pixels),
+            (as_detector(model) if kept is not None else independent(model, identity, home)).to(fabric.device),
+            dataset,
             device=fabric.device,
             batch_size=recipe.evaluation.batch_size,
             workers=recipe.workers,
@@ -181,11 +196,11 @@ def predict(
         The path of ``predictions.json``.
     """
     progress = progress or Silent()
-    found, _ = find_checkpoint(Path(run), checkpoint)
+    found, home = find_checkpoint(Path(run), checkpoint)
     if found.remark:
         progress.message(found.remark)
     found_model, identity = model_from_checkpoint(found.folder)
-    model = as_detector(found_model)
+    model = independent(found_model, identity, home)
     classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
     table = AnnotationTable.from_image_list(Path(images), categories=classes)
@@ -221,17 +236,6 @@ def predict(
     return path
 
 
-def as_detector(model: TrainableModel) -> Detector:
-    """``model``, if it is a detector.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not isinstance(model, Detector):
-        raise UsageError(f"{type(model).__name__} does not find objects")
-    return model
-
-
 def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:
     """The sound checkpoint folder ``source`` stands for, and the folder results belong to.
 
@@ -248,14 +252,20 @@ def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:
     return found, found.folder
 
 
+def run_paths_of(home: Path) -> dict[str, Any]:
+    """Annotations and pictures a run was started with; nothing for a checkpoint folder."""
+    file = RunDirectory(home).data
+    paths: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["paths"] if file.is_file() else {}
+    return paths
+
+
 def run_validation(home: Path) -> tuple[Paths, Paths]:
     """Annotations and image folder of a run's own validation data.
 
     Raises:
         UsageError: the run had none.
     """
-    file = RunDirectory(home).data
-    paths = json.loads(file.read_text(encoding="utf-8"))["paths"] if file.is_file() else {}
+    paths = run_paths_of(home)
     if not paths.get("val"):
         raise UsageError(f"{home} was trained without validation data; give --data and --images")
     return paths["val"], paths["val_images"]

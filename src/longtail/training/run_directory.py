@@ -38,6 +38,7 @@ class RunDirectory:
         self.metrics = root / "metrics.csv"
         self.last = root / "checkpoints" / "last"
         self.best = root / "checkpoints" / "best"
+        self.proposals = root / "proposals"
 
     def stage(self, index: int, name: str) -> Path:
         """Folder of one stage (1-based in its name)."""

@@ -18,7 +18,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from longtail.data import match_categories
 from longtail.data.sources import RunPaths, read_sources
 from longtail.schema import DataError, Recipe, UsageError
-from longtail.training.assemble import TrainingData, device_of
+from longtail.training.assemble import device_of
+from longtail.training.material import TrainingData
 from longtail.training.progress import Progress
 from longtail.training.run_directory import RunDirectory
 from longtail.training.whole_folder import previous_of

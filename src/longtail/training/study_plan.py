@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,17 @@ from pathlib import Path
 
 from longtail.data.files import write_text
 from longtail.schema import Recipe, dump_recipe, load_recipe
+from longtail.schema.detector import TwoStagePart
 from longtail.schema.study import Row, Study
 from longtail.training.run_directory import RunDirectory
+
+PROPOSER_KEYS = ("backbone", "channels_last", "proposals")
+"""Keys of a model that the network that proposes is made of, besides the neck's width and norm."""
+
+HEAD_KEYS = (
+    "region_sampler", "classifier", "classification_loss", "box_loss", "box_weight", "mask_weight", "replay",
+)  # fmt: skip
+"""Keys of a stage that such a network has no use for."""
 
 SAME_RESULT = ("name", "summary", "paper", "scale", "workers", "threads")
 """Keys of a recipe that change nothing in what is trained."""
@@ -43,6 +53,12 @@ def run_key(recipe: Recipe, stages: int, data: str) -> str:
     content = recipe.model_dump(mode="json")
     content = {key: value for key, value in content.items() if key not in SAME_RESULT}
     content["stages"] = content["stages"][:stages]
+    if isinstance(recipe.model, TwoStagePart) and all(s.proposals == "only" for s in recipe.stages[:stages]):
+        content["model"] = {key: content["model"][key] for key in PROPOSER_KEYS}
+        content["neck"] = [recipe.model.neck.channels, recipe.model.neck.norm]
+        content["stages"] = [
+            {key: value for key, value in stage.items() if key not in HEAD_KEYS} for stage in content["stages"]
+        ]
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
 
@@ -112,7 +128,18 @@ def go_on_from(source: Path, target: Path, recipe: Recipe) -> None:
         shutil.copytree(old.best, draft.best)
     if (source / "stages").is_dir():
         shutil.copytree(source / "stages", draft.root / "stages")
+    if old.proposals.is_dir():
+        shutil.copytree(old.proposals, draft.proposals, copy_function=link_or_copy)
     draft.root.rename(target)
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """The same file under a second name where the file system can; files of proposals are large and never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What a run learns from and is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtail.data import AnnotationTable, ClassStatistics
+from longtail.data.proposals import ProposalTable
+
+
+@dataclass(frozen=True)
+class KeptProposals:
+    """Tables of a run: of the training pictures, and of the validation pictures or None."""
+
+    train: ProposalTable
+    val: ProposalTable | None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from and is measured on.
+
+    Attributes:
+        table, images: training annotations and their pictures' folder; None = the folders the table names.
+        statistics: of the training annotations.
+        val_table, val_images: the same for validation, its labels in the training classes' order; or None.
+        proposals: of both, for a stage on cached proposals.
+    """
+
+    table: AnnotationTable
+    images: Path | None
+    statistics: ClassStatistics
+    val_table: AnnotationTable | None
+    val_images: Path | None
+    proposals: KeptProposals | None = None
