@@ -64,16 +64,20 @@ class ObjectnessSoftmax(ClassificationLoss):
         return objectness_scores(logits, self.num_classes)
 
 
-def objectness_cross_entropy(logits: Tensor, labels: Tensor, background: Tensor) -> Tensor:
+def objectness_cross_entropy(
+    logits: Tensor, labels: Tensor, background: Tensor, *, added: Tensor | None = None
+) -> Tensor:
     """Sum of the two cross-entropies of every row, (N,), without that of the class in ``background`` rows.
 
     Args:
         logits: (N, C + 2): C class logits, then [foreground, background].
         labels: (N,) in 0..C-1, anything in background rows.
         background: (N,) bool.
+        added: (N, C), constants added to the class logits; None = 0.
     """
     targets = torch.stack([labels, background.long()], dim=1)
-    class_term, objectness = group_cross_entropy(logits, targets, [logits.shape[1] - 2, 2]).unbind(dim=1)
+    both = group_cross_entropy(logits, targets, [logits.shape[1] - 2, 2], added=added)
+    class_term, objectness = both.unbind(dim=1)
     return objectness + class_term.masked_fill(background, 0.0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.losses.base import TEST_TIME_CLASSIFIERS, BatchLoss
@@ -92,19 +91,17 @@ class SeesawLoss(BatchLoss):
         some_class = labels.masked_fill(background, 0)
         if class_mask is not None:
             logits = logits.masked_fill(left_out_cells(some_class, class_mask, self.num_logits), float("-inf"))
-        changed = self._log_factor(logits.detach(), some_class).add_(logits)
-        return objectness_cross_entropy(changed, some_class, background)
+        log_factor = self._log_factor(logits.detach()[:, : self.num_classes], some_class)
+        return objectness_cross_entropy(logits, some_class, background, added=log_factor)
 
-    def _log_factor(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """``log(M_ij K_ij)`` for every row of class i and every j, and 0 for the objectness, (N, C + 2); 0 at j = i."""
+    def _log_factor(self, classes: Tensor, labels: Tensor) -> Tensor:
+        """``log(M_ij K_ij)`` for every row of class i and every j, (N, C); 0 at j = i."""
         own = labels.unsqueeze(1)
-        log_p = logits[:, : self.num_classes].log_softmax(dim=1)
-        log_count = F.pad(self.p * self.counts.clamp(min=1).to(logits.dtype).log(), (0, 2))
-        factor = (log_count - log_count[own]).clamp_(max=0)
-        factor[:, self.num_classes :] = 0
+        log_p = classes.log_softmax(dim=1)
         compensation = log_p.sub_(log_p.gather(1, own).exp().clamp(min=self.eps).log()).clamp_(min=0)
-        factor[:, : self.num_classes].add_(compensation, alpha=self.q)
-        return factor.scatter_(1, own, 0.0)
+        log_count = self.p * self.counts.clamp(min=1).to(classes.dtype).log()
+        mitigation = (log_count - log_count[own]).clamp_(max=0)
+        return mitigation.add_(compensation, alpha=self.q).scatter_(1, own, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
         return objectness_scores(logits, self.num_classes)
