@@ -88,18 +88,26 @@ class ACSLoss(BatchLoss):
         generator: torch.Generator | None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_logits)
-        background = (labels == self.num_classes).unsqueeze(1)
-        kept = target | background | (logits.detach().sigmoid() >= self.threshold)
-        if generator is not None:
-            counted = background.squeeze(1) & counted_rows(labels, weight)
-            common = drawn_rows(counted, self.common_share, generator).unsqueeze(1)
-            rare = drawn_rows(counted, self.rare_share, generator).unsqueeze(1)
-            kept = kept & ~(background & ((self.common & ~common) | (self.rare & ~rare)))
+        target = target_cells(labels, self.num_logits, logits.dtype)
+        least = self._least_score(labels, weight, generator).to(logits.dtype)
+        kept = logits.detach().sigmoid().ge_(least).scatter_(1, labels.unsqueeze(1), 1.0)
+        cells = F.binary_cross_entropy_with_logits(logits, target, kept, reduction="none")
         if class_mask is not None:
-            kept = kept & ~left_out_cells(labels, class_mask, self.num_logits)
-        cells = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        return cells.masked_fill(~kept, 0.0).sum(dim=1)
+            cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_logits), 0.0)
+        return cells.sum(dim=1)
+
+    def _least_score(self, labels: Tensor, weight: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """Score from which a cell counts, (N, C + 1), or (N, 1) without a draw: the threshold in foreground rows, 0 in
+        background rows, 2 where the draw leaves the class out."""
+        background = labels == self.num_classes
+        least = torch.where(background, 0.0, self.threshold).unsqueeze(1)
+        if generator is None:
+            return least
+        counted = background & counted_rows(labels, weight)
+        common = background & ~drawn_rows(counted, self.common_share, generator)
+        rare = background & ~drawn_rows(counted, self.rare_share, generator)
+        left_out = 2 * torch.stack([common, rare], dim=1).to(least.dtype)
+        return (left_out @ torch.stack([self.common, self.rare]).to(least.dtype)).clamp_(min=least)
 
     def scores(self, logits: Tensor) -> Tensor:
         return sigmoid_scores(logits, self.num_classes)

@@ -109,7 +109,7 @@ class BalancedSoftmaxLoss(ClassificationLoss):
             return masked_cross_entropy(logits + self.offset, labels, class_mask)
         foreground = (labels < self.num_classes).to(logits.dtype)
         shifted = logits + foreground[:, None] * self.offset
-        target = target_cells(labels, self.num_classes).to(logits.dtype)
+        target = target_cells(labels, self.num_classes, logits.dtype)
         cells = F.binary_cross_entropy_with_logits(shifted, target, reduction="none")
         if class_mask is not None:
             cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_classes), 0.0)

@@ -12,9 +12,11 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def target_cells(labels: Tensor, columns: int) -> Tensor:
-    """(N, columns) bool, True at the label of every row. A label >= ``columns`` has no True cell in its row."""
-    return labels.unsqueeze(1) == torch.arange(columns, device=labels.device)
+def target_cells(labels: Tensor, columns: int, dtype: torch.dtype = torch.bool) -> Tensor:
+    """(N, columns), True or 1 at the label of every row. A label >= ``columns`` has no such cell in its row."""
+    inside = (labels < columns).to(dtype).unsqueeze(1)
+    cells = torch.zeros(labels.shape[0], columns, dtype=dtype, device=labels.device)
+    return cells.scatter_(1, labels.clamp(max=columns - 1).unsqueeze(1), inside)
 
 
 def left_out_cells(labels: Tensor, class_mask: Tensor, columns: int) -> Tensor:
@@ -23,7 +25,7 @@ def left_out_cells(labels: Tensor, class_mask: Tensor, columns: int) -> Tensor:
     The label of a row is never taken out, nor is any column beyond C (background, objectness).
     """
     outside = F.pad(~class_mask, (0, columns - class_mask.shape[1]), value=False)
-    return outside & ~target_cells(labels, columns)
+    return outside.logical_and_(target_cells(labels, columns).logical_not_())
 
 
 def counted_rows(labels: Tensor, weight: Tensor | None) -> Tensor:
@@ -33,4 +35,5 @@ def counted_rows(labels: Tensor, weight: Tensor | None) -> Tensor:
 
 def label_counts(labels: Tensor, counted: Tensor, columns: int) -> Tensor:
     """(columns,) int64: how many of the ``counted`` (N,) rows have each label; labels >= ``columns`` are left out."""
-    return (target_cells(labels, columns) & counted.unsqueeze(1)).sum(dim=0)
+    counts = torch.zeros(columns + 1, dtype=torch.int64, device=labels.device)
+    return counts.scatter_add_(0, labels.clamp(max=columns), counted.long())[:columns]

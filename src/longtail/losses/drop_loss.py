@@ -67,23 +67,29 @@ class DropLoss(BatchLoss):
         generator: torch.Generator | None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_classes)
-        dropped = tail_negatives(labels, self.tail)
-        if generator is not None:
-            dropped = dropped | self._dropped_background(labels, counted_rows(labels, weight), generator)
+        target = target_cells(labels, self.num_classes, logits.dtype)
+        if generator is None:
+            kept = tail_negatives(labels, self.tail, self.num_classes, logits.dtype, scale=-1.0).add_(1.0)
+        else:
+            kept = self._drawn(labels, counted_rows(labels, weight), generator).to(logits.dtype)
+        cells = F.binary_cross_entropy_with_logits(logits, target, kept, reduction="none")
         if class_mask is not None:
-            dropped = dropped | left_out_cells(labels, class_mask, self.num_classes)
-        cells = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        return cells.masked_fill(dropped, 0.0).sum(dim=1)
+            cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_classes), 0.0)
+        return cells.sum(dim=1)
 
-    def _dropped_background(self, labels: Tensor, counted: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, C) bool: cells of tail classes in background rows that the draw leaves out."""
-        foreground = (labels < self.num_classes) & counted
-        in_tail = (target_cells(labels, self.num_classes) & self.tail).any(dim=1) & counted
-        kept_share = torch.where(foreground.any(), in_tail.sum() / foreground.sum().clamp(min=1), 1.0)
+    def _drawn(self, labels: Tensor, counted: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, C) of 0 and 1: 0 at tail classes in foreground rows of another class, and where the draw leaves tail
+        classes out of a background row."""
+        foreground = labels < self.num_classes
+        in_tail = F.pad(self.tail, (0, 1), value=False)[labels] & counted
+        objects = (foreground & counted).sum()
+        kept_share = torch.where(objects > 0, in_tail.sum() / objects.clamp(min=1), 1.0)
+        least = torch.maximum(torch.where(foreground, 0.0, kept_share).unsqueeze(1), (~self.tail).to(kept_share.dtype))
         draw = torch.rand(labels.shape[0], self.num_classes, generator=generator, device=labels.device)
-        background = (labels == self.num_classes).unsqueeze(1)
-        return background & self.tail & (draw >= kept_share)
+        label = labels.clamp(max=self.num_classes - 1).unsqueeze(1)
+        kept = draw.lt_(least)
+        # a background row has no label whose cell is kept for sure
+        return kept.scatter_(1, label, torch.where(foreground.unsqueeze(1), 1.0, kept.gather(1, label)))
 
     def scores(self, logits: Tensor) -> Tensor:
         return sigmoid_scores(logits, self.num_classes)

@@ -13,6 +13,9 @@ from longtail.losses.cells import full_precision, left_out_cells, target_cells
 from longtail.losses.sigmoid import prior_logit, sigmoid_scores
 from longtail.losses.softmax import masked_cross_entropy
 
+_LOG_ZERO = -1e30
+"""In place of minus infinity, which times 0 is not a number."""
+
 
 class EqualizationLoss(ClassificationLoss):
     """Objects of other classes are no negatives for rare classes.
@@ -79,14 +82,17 @@ class EqualizationLoss(ClassificationLoss):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         logits = full_precision(logits)
-        ignored = tail_negatives(labels, self.tail)
-        if class_mask is not None:
-            ignored = ignored | left_out_cells(labels, class_mask, self.num_classes)
         if self.form == "softmax":
-            return masked_cross_entropy(logits, labels, ~ignored)
-        target = target_cells(labels, self.num_classes).to(logits.dtype)
-        cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return cells.masked_fill(ignored, 0.0).sum(dim=1)
+            tail = F.pad(self.tail, (0, 1), value=False)
+            spared = tail_negatives(labels, tail, self.num_classes, logits.dtype, scale=_LOG_ZERO)
+            # logits this low are exactly 0 in every denominator
+            return masked_cross_entropy(spared.add_(logits), labels, class_mask)
+        target = target_cells(labels, self.num_classes, logits.dtype)
+        weight = tail_negatives(labels, self.tail, self.num_classes, logits.dtype, scale=-1.0).add_(1.0)
+        cells = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+        if class_mask is not None:
+            cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_classes), 0.0)
+        return cells.sum(dim=1)
 
     def scores(self, logits: Tensor) -> Tensor:
         if self.form == "softmax":
@@ -107,8 +113,9 @@ def tail_classes(image_frequency: Tensor, threshold: float) -> Tensor:
     return image_frequency.double() < threshold
 
 
-def tail_negatives(labels: Tensor, tail: Tensor) -> Tensor:
-    """(N, C) bool: cells of tail classes in foreground rows of another class."""
-    classes = tail.shape[0]
-    foreground = (labels < classes).unsqueeze(1)
-    return foreground & tail & ~target_cells(labels, classes)
+def tail_negatives(labels: Tensor, tail: Tensor, background: int, dtype: torch.dtype, *, scale: float) -> Tensor:
+    """``scale`` at the cells of tail columns in foreground rows of another class, else 0; (N, K) for ``tail`` (K,)."""
+    foreground = scale * (labels < background).to(dtype)
+    cells = foreground.unsqueeze(1) * tail.to(dtype)
+    # rows of the background are 0 everywhere
+    return cells.scatter_(1, labels.clamp(max=tail.shape[0] - 1).unsqueeze(1), 0.0)

@@ -86,25 +86,27 @@ class EqualizationLossV2(BatchLoss):
         generator: torch.Generator | None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_logits)
-        cell_weight = self._cell_weight(target).to(logits.dtype)
+        target = target_cells(labels, self.num_logits, logits.dtype)
+        cell_weight = self._cell_weight(labels, logits.dtype)
         if class_mask is not None:
             cell_weight = cell_weight.masked_fill(left_out_cells(labels, class_mask, self.num_logits), 0.0)
-        cells = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        rows = (cells * cell_weight).sum(dim=1)
+        rows = F.binary_cross_entropy_with_logits(logits, target, cell_weight, reduction="none").sum(dim=1)
         if update_state:
             self._count(logits.detach(), target, cell_weight, weight)
         return rows
 
-    def _cell_weight(self, target: Tensor) -> Tensor:
+    def _cell_weight(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """(N, C + 1) from what the classes have received so far; 1 in the background's column."""
         negative = torch.sigmoid(self.gamma * (self.gradients() - self.mu))
         negative = F.pad(negative, (0, 1), value=1.0)
-        return torch.where(target, 1 + self.alpha * (1 - negative), negative)
+        positive = 1 + self.alpha * (1 - negative)
+        return (
+            negative.to(dtype).repeat(len(labels), 1).scatter_(1, labels[:, None], positive.to(dtype)[labels][:, None])
+        )
 
     def _count(self, logits: Tensor, target: Tensor, cell_weight: Tensor, weight: Tensor | None) -> None:
         """Adds this batch's gradients to the state."""
-        gradient = (logits.sigmoid() - target.to(logits.dtype)).abs() * cell_weight
+        gradient = logits.sigmoid().sub_(target).abs_().mul_(cell_weight)
         if weight is not None:
             gradient = torch.where((weight > 0).unsqueeze(1), gradient * weight.unsqueeze(1), 0.0)
         self.gradients.add(gradient[:, : self.num_classes], target[:, : self.num_classes])

@@ -108,7 +108,7 @@ class EqualizedFocalLoss(BatchLoss):
             gradient = factor * fade.detach() * ((-signed).sigmoid() - gamma * signed.sigmoid() * log_p) / normaliser
             if weight is not None:
                 gradient = torch.where((weight > 0).unsqueeze(1), gradient * weight.unsqueeze(1), 0.0)
-            self.gradients.add(gradient, target)
+            self.gradients.add(gradient, target.to(gradient.dtype))
         return rows
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -71,10 +71,11 @@ class FederatedLoss(BatchLoss):
         generator: torch.Generator | None,
     ) -> Tensor:
         logits = full_precision(logits)[:, : self.num_classes]
-        target = target_cells(labels, self.num_classes)
-        cells = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+        target = target_cells(labels, self.num_classes, logits.dtype)
+        drawn = None
         if generator is not None:
-            cells = cells.masked_fill(~self.draw(labels, counted_rows(labels, weight), generator), 0.0)
+            drawn = self.draw(labels, counted_rows(labels, weight), generator).to(logits.dtype)
+        cells = F.binary_cross_entropy_with_logits(logits, target, drawn, reduction="none")
         if class_mask is not None:
             cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_classes), 0.0)
         return cells.sum(dim=1)

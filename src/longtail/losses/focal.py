@@ -90,11 +90,10 @@ class FocalLoss(ClassificationLoss):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_logits)
         left_out = None if class_mask is None else left_out_cells(labels, class_mask, self.num_logits)
         if self.form == "softmax":
-            return self._softmax_rows(logits, labels, target, left_out)
-        cells = self._sigmoid_cells(logits, target)
+            return self._softmax_rows(logits, labels, left_out)
+        cells = self._sigmoid_cells(logits, target_cells(labels, self.num_logits))
         if left_out is not None:
             cells = cells.masked_fill(left_out, 0.0)
         return cells.sum(dim=1)
@@ -106,16 +105,16 @@ class FocalLoss(ClassificationLoss):
         cells = -fade * F.logsigmoid(signed)
         return torch.where(target, self.alpha * cells, (1 - self.alpha) * cells)
 
-    def _softmax_rows(self, logits: Tensor, labels: Tensor, target: Tensor, left_out: Tensor | None) -> Tensor:
+    def _softmax_rows(self, logits: Tensor, labels: Tensor, left_out: Tensor | None) -> Tensor:
         """Loss of every row, (N,)."""
-        others = ~target
+        label = labels.unsqueeze(1)
+        own = logits.gather(1, label).squeeze(1)
+        others = logits.scatter(1, label, _LOG_ZERO)
         if left_out is not None:
-            logits = logits.masked_fill(left_out, float("-inf"))
-            others = others & ~left_out
-        log_p = logits.log_softmax(dim=1)
-        log_p_label = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
-        log_p_others = log_p.masked_fill(~others, _LOG_ZERO).logsumexp(dim=1)  # log(1 - P_y), exact near P_y = 1
-        return -(self.gamma * log_p_others).exp() * log_p_label
+            others = others.masked_fill(left_out, _LOG_ZERO)
+        # against all others together: P_y = sigmoid(lead), and both logarithms are exact near 0 and 1
+        lead = own - others.logsumexp(dim=1)
+        return -(self.gamma * F.logsigmoid(-lead)).exp() * F.logsigmoid(lead)
 
     def scores(self, logits: Tensor) -> Tensor:
         if self.form == "softmax":

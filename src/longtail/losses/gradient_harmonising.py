@@ -118,16 +118,16 @@ class GHMClassification(BatchLoss):
         generator: torch.Generator | None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_classes)
+        target = target_cells(labels, self.num_classes, logits.dtype)
         valid = counted_rows(labels, weight).unsqueeze(1).expand_as(target)
         total = self.normaliser_count(labels, weight)
         if class_mask is not None:
             valid = valid & ~left_out_cells(labels, class_mask, self.num_classes)
         if update_state:
             total = sum_over_ranks(torch.as_tensor(total, device=logits.device), sync=self.density.sync)
-        gradient = (logits.detach().sigmoid() - target.to(logits.dtype)).abs()
+        gradient = logits.detach().sigmoid().sub_(target).abs_()
         share = self.density(gradient, valid, update_state=update_state)
-        cells = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+        cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return torch.where(valid, cells * share, 0.0).sum(dim=1) * total
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -41,12 +41,10 @@ class GradientRatio(nn.Module):
 
         Args:
             gradient: (N, C) absolute gradients, 0 at cells that take no part.
-            target: (N, C) bool, True at the label of every row.
+            target: (N, C), 1 at the label of every row, else 0; of the same type.
         """
-        zero = gradient.new_zeros(())
-        sums = torch.stack(
-            [torch.where(target, gradient, zero).sum(dim=0), torch.where(target, zero, gradient).sum(dim=0)]
-        )
+        positive = gradient * target
+        sums = torch.stack([positive.sum(dim=0), (gradient - positive).sum(dim=0)])
         sums = sum_over_ranks(sums.double(), sync=self.sync)
         self.positive += sums[0]
         self.negative += sums[1]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longtail.losses.base import BatchLoss
 from longtail.losses.cells import counted_rows, full_precision, left_out_cells
+from longtail.losses.column_groups import group_cross_entropy
 
 
 class GroupSoftmaxLoss(BatchLoss):
@@ -66,8 +67,20 @@ class GroupSoftmaxLoss(BatchLoss):
         self.occupied = [g for g, size in enumerate(sizes) if size]  # a group without classes has no softmax
         self.group: Tensor
         self.register_buffer("group", group)
+        classes = [torch.where(group == g)[0] for g in range(self.num_groups)]
         for g in self.occupied:
-            self.register_buffer(f"classes_{g}", torch.where(group == g)[0], persistent=False)
+            self.register_buffer(f"classes_{g}", classes[g], persistent=False)
+        # columns group by group, each with its *others* first, then foreground and background
+        order = [torch.cat([torch.tensor([self.num_classes + g]), columns]) for g, columns in enumerate(classes)]
+        order.append(torch.arange(2) + self.num_classes + self.num_groups)
+        self.widths = [len(columns) for columns in order]
+        self.order: Tensor
+        self.place: Tensor
+        self.register_buffer("order", torch.cat(order), persistent=False)
+        self.register_buffer("place", self.order.argsort(), persistent=False)
+        starts = torch.tensor([0, *itertools.accumulate(self.widths)])
+        self.position: Tensor
+        self.register_buffer("position", self.place[: self.num_classes] - starts[group], persistent=False)
 
     @property
     def num_logits(self) -> int:
@@ -88,21 +101,16 @@ class GroupSoftmaxLoss(BatchLoss):
         """(N,), scaled so that their mean over the rows with weight > 0 is the sum of the groups' means."""
         counted = counted_rows(labels, weight)
         logits = full_precision(logits)
-        background = labels == self.num_classes
-        total = F.cross_entropy(logits[:, -2:], background.long(), reduction="none")
-        own_group = F.pad(self.group, (0, 1), value=-1)[labels]
-        left_out = None if class_mask is None else left_out_cells(labels, class_mask, self.num_classes)
+        if class_mask is not None:
+            logits = logits.masked_fill(left_out_cells(labels, class_mask, self.num_logits), float("-inf"))
+        own_group = F.pad(self.group, (0, 1), value=-1)[labels].unsqueeze(1)
+        own = own_group == torch.arange(self.num_groups, device=labels.device)  # (N, G)
+        position = F.pad(self.position, (0, 1))[labels].unsqueeze(1)
+        targets = torch.cat([torch.where(own, position, 0), (labels == self.num_classes).long().unsqueeze(1)], dim=1)
+        rows = group_cross_entropy(logits, targets, self.widths, order=self.order, place=self.place)
+        total = rows[:, -1]
         for g in self.occupied:
-            own = own_group == g
-            classes = self.get_buffer(f"classes_{g}")
-            others = self.num_classes + g
-            in_group = logits[:, classes]
-            if left_out is not None:
-                in_group = in_group.masked_fill(left_out[:, classes], float("-inf"))
-            target = torch.where(own, labels, others)
-            target_logit = logits.gather(1, target[:, None]).squeeze(1)
-            rows = torch.cat([logits[:, others, None], in_group], dim=1).logsumexp(dim=1) - target_logit
-            total = total + rows * self._share(own, counted, generator, logits.dtype)
+            total = total + rows[:, g] * self._share(own[:, g], counted, generator, logits.dtype)
         return total
 
     def _share(self, own: Tensor, counted: Tensor, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:

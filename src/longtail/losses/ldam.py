@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.losses.base import ClassificationLoss
-from longtail.losses.cells import full_precision, target_cells
+from longtail.losses.cells import full_precision
 from longtail.losses.class_balanced import effective_number_weights
 from longtail.losses.softmax import masked_cross_entropy
 
@@ -65,8 +65,10 @@ class LDAMLoss(ClassificationLoss):
         update_state: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        lowered = full_precision(logits) - target_cells(labels, self.num_logits) * self.margin
-        return masked_cross_entropy(self.scale * lowered, labels, class_mask) * self.row_weight[labels]
+        logits = full_precision(logits)
+        margin = self.margin.to(logits.dtype)[labels].unsqueeze(1)
+        lowered = logits.scatter_add(1, labels.unsqueeze(1), -margin).mul_(self.scale)
+        return masked_cross_entropy(lowered, labels, class_mask) * self.row_weight[labels]
 
     def scores(self, logits: Tensor) -> Tensor:
         return (self.scale * full_precision(logits)).softmax(dim=1)

@@ -108,11 +108,11 @@ class LGRCrossEntropy(ClassificationLoss):
             return -torch.expm1(-rows)  # 1 - p_y
         if class_mask is not None:
             logits = logits.masked_fill(left_out_cells(labels, class_mask, logits.shape[1]), float("-inf"))
-        gradient = logits.softmax(dim=1) - target_cells(labels, self.num_logits).to(logits.dtype)
+        gradient = logits.softmax(dim=1) - target_cells(labels, self.num_logits, logits.dtype)
         return gradient.abs().sum(dim=1) / 2 if self.norm == "l1_half" else gradient.norm(dim=1)
 
     def _sigmoid_rows(self, logits: Tensor, labels: Tensor, class_mask: Tensor | None) -> Tensor:
-        target = target_cells(labels, self.num_logits).to(logits.dtype)
+        target = target_cells(labels, self.num_logits, logits.dtype)
         cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         cells = cells * sigmoid_gradient_weight(logits, target, alpha=self.alpha, b=self.b)
         if class_mask is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.losses.base import TEST_TIME_CLASSIFIERS, ClassificationLoss
-from longtail.losses.cells import full_precision
-from longtail.losses.softmax import masked_cross_entropy
+from longtail.losses.cells import full_precision, left_out_cells
+from longtail.losses.column_groups import group_cross_entropy
 
 
 class ObjectnessSoftmax(ClassificationLoss):
@@ -55,14 +54,31 @@ class ObjectnessSoftmax(ClassificationLoss):
     ) -> Tensor:
         logits = full_precision(logits)
         background = labels == self.num_classes
-        objectness = F.cross_entropy(logits[:, self.num_classes :], background.long(), reduction="none")
         # background rows get class 0 only so that every row has a valid label; their term is dropped
         some_class = labels.masked_fill(background, 0)
-        class_term = masked_cross_entropy(logits[:, : self.num_classes], some_class, class_mask)
-        return objectness + class_term.masked_fill(background, 0.0)
+        if class_mask is not None:
+            logits = logits.masked_fill(left_out_cells(some_class, class_mask, self.num_logits), float("-inf"))
+        return objectness_cross_entropy(logits, some_class, background)
 
     def scores(self, logits: Tensor) -> Tensor:
         return objectness_scores(logits, self.num_classes)
+
+
+def objectness_cross_entropy(
+    logits: Tensor, labels: Tensor, background: Tensor, *, added: Tensor | None = None
+) -> Tensor:
+    """Sum of the two cross-entropies of every row, (N,), without that of the class in ``background`` rows.
+
+    Args:
+        logits: (N, C + 2): C class logits, then [foreground, background].
+        labels: (N,) in 0..C-1, anything in background rows.
+        background: (N,) bool.
+        added: (N, C), constants added to the class logits; None = 0.
+    """
+    targets = torch.stack([labels, background.long()], dim=1)
+    both = group_cross_entropy(logits, targets, [logits.shape[1] - 2, 2], added=added)
+    class_term, objectness = both.unbind(dim=1)
+    return objectness + class_term.masked_fill(background, 0.0)
 
 
 def objectness_scores(logits: Tensor, num_classes: int) -> Tensor:

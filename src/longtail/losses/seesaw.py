@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.losses.base import TEST_TIME_CLASSIFIERS, BatchLoss
 from longtail.losses.cells import counted_rows, full_precision, label_counts, left_out_cells
-from longtail.losses.objectness_softmax import objectness_scores
-from longtail.losses.softmax import masked_cross_entropy
+from longtail.losses.objectness_softmax import objectness_cross_entropy, objectness_scores
 from longtail.losses.state import sum_over_ranks
 
 
@@ -89,24 +87,21 @@ class SeesawLoss(BatchLoss):
             self.counts += sum_over_ranks(own, sync=self.sync)
         logits = full_precision(logits)
         background = labels == self.num_classes
-        objectness = F.cross_entropy(logits[:, self.num_classes :], background.long(), reduction="none")
         # background rows get class 0 only so that every row has a valid label; their term is dropped
         some_class = labels.masked_fill(background, 0)
-        classes = logits[:, : self.num_classes]
-        log_factor = self._log_factor(classes.detach(), some_class, class_mask)
-        class_term = masked_cross_entropy(classes + log_factor, some_class, class_mask)
-        return objectness + class_term.masked_fill(background, 0.0)
+        if class_mask is not None:
+            logits = logits.masked_fill(left_out_cells(some_class, class_mask, self.num_logits), float("-inf"))
+        log_factor = self._log_factor(logits.detach()[:, : self.num_classes], some_class)
+        return objectness_cross_entropy(logits, some_class, background, added=log_factor)
 
-    def _log_factor(self, classes: Tensor, labels: Tensor, class_mask: Tensor | None) -> Tensor:
+    def _log_factor(self, classes: Tensor, labels: Tensor) -> Tensor:
         """``log(M_ij K_ij)`` for every row of class i and every j, (N, C); 0 at j = i."""
         own = labels.unsqueeze(1)
-        log_count = self.counts.clamp(min=1).to(classes.dtype).log()
-        mitigation = (log_count - log_count[own]).clamp(max=0)
-        if class_mask is not None:
-            classes = classes.masked_fill(left_out_cells(labels, class_mask, self.num_classes), float("-inf"))
         log_p = classes.log_softmax(dim=1)
-        compensation = (log_p - log_p.gather(1, own).exp().clamp(min=self.eps).log()).clamp(min=0)
-        return (self.p * mitigation + self.q * compensation).scatter(1, own, 0.0)
+        compensation = log_p.sub_(log_p.gather(1, own).exp().clamp(min=self.eps).log()).clamp_(min=0)
+        log_count = self.p * self.counts.clamp(min=1).to(classes.dtype).log()
+        mitigation = (log_count - log_count[own]).clamp_(max=0)
+        return mitigation.add_(compensation, alpha=self.q).scatter_(1, own, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
         return objectness_scores(logits, self.num_classes)

@@ -64,7 +64,7 @@ class SigmoidCrossEntropy(ClassificationLoss):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         logits = full_precision(logits)
-        target = target_cells(labels, self.num_logits).to(logits.dtype)
+        target = target_cells(labels, self.num_logits, logits.dtype)
         cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if class_mask is not None:
             cells = cells.masked_fill(left_out_cells(labels, class_mask, self.num_logits), 0.0)
