@@ -227,14 +227,15 @@ def load_rank(folder: Path, model: nn.Module, rank: int) -> Window:
 
     Raises:
         UsageError: the checkpoint was written by fewer processes.
+        DataError: it was written for other banks.
     """
     file = folder / f"rank-{rank}.pt"
     if not file.is_file():
         raise UsageError(f"{folder} has no state for process {rank}; resume with as many processes as before")
     content = torch.load(file, map_location="cpu", weights_only=True)
-    own = dict(model.named_buffers())
-    for name, value in content["buffers"].items():
-        own[name].copy_(value)
+    _, unexpected = model.load_state_dict(content["buffers"], strict=False)
+    if unexpected:
+        raise DataError(f"{file} does not fit the model: unexpected {unexpected[:5]}")
     torch.set_rng_state(content["torch"])
     version, numbers, gauss = content["python"]
     random.setstate((version, tuple(numbers), gauss))
