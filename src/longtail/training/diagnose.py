@@ -17,6 +17,7 @@ from longtail.data.dataset import DetectionDataset
 from longtail.data.sources import as_list, read_sources
 from longtail.evaluation import DetectionTable, ErrorAnalysis, analyse_errors
 from longtail.evaluation.removed_errors import ErrorCurves, remove_errors
+from longtail.models.proposals import ProposalNetwork
 from longtail.models.rcnn import RCNN
 from longtail.sampling import IoUBalancedNegatives, OnlineHardExamples, RandomRegions
 from longtail.schema import DataError, UsageError
@@ -102,6 +103,8 @@ def probe(run: Path, *, pictures: int, picture: str | None, seed: int, device: s
     model, identity = model_from_checkpoint(found.folder)
     if not isinstance(model, RCNN):
         raise UsageError(f"{type(model).__name__} samples no regions; use a run of Faster or Mask R-CNN")
+    if not isinstance(model.rpn, ProposalNetwork):
+        raise UsageError(f"{run} reads its proposals from a table; use a run that makes its own")
     file = RunDirectory(home).data
     if not file.is_file():
         raise UsageError(f"{run} is a checkpoint; its run's folder names the training pictures")
@@ -129,6 +132,6 @@ def probe(run: Path, *, pictures: int, picture: str | None, seed: int, device: s
         "hard examples": OnlineHardExamples(count, fraction),
     }
     chosen = probe_regions(
-        model, dataset, np.sort(rows), samplers, device=device_of(device), seed=seed, progress=progress
+        model, model.rpn, dataset, np.sort(rows), samplers, device=device_of(device), seed=seed, progress=progress
     )
     return Probe(chosen, limit, dataset)

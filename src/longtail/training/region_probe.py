@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from longtail.data.dataset import DetectionDataset
 from longtail.models.preprocess import resize_boxes
+from longtail.models.proposals import ProposalNetwork
 from longtail.models.rcnn import RCNN
 from longtail.sampling import RegionSampler
 from longtail.training.progress import Progress, Silent
@@ -39,6 +40,7 @@ class Chosen:
 @torch.no_grad()
 def probe_regions(
     model: RCNN,
+    proposer: ProposalNetwork,
     dataset: DetectionDataset,
     rows: NDArray[np.int64],
     samplers: Mapping[str, RegionSampler],
@@ -51,6 +53,7 @@ def probe_regions(
 
     Args:
         model: trained, with a region head; its own sampler is put back afterwards.
+        proposer: the model's proposal network.
         dataset: pictures with objects, as they are at test time.
         rows: which of them.
         samplers: by name.
@@ -70,7 +73,7 @@ def probe_regions(
         batch, scaled = model.preprocess([image.to(device)], [moved], resize=True)
         maps = model.backbone(batch.tensors)
         size = batch.tensors.shape[-2], batch.tensors.shape[-1]
-        proposals = model.rpn.detect(batch, maps, top=model.rpn.top_in_losses).boxes
+        proposals = proposer.detect(batch, maps, top=proposer.top_in_losses).boxes
         positives, negatives, overlaps = {}, {}, {}
         for name, sampler in samplers.items():
             model.box.sampler = sampler
