@@ -21,6 +21,7 @@ ARGUMENTS = {
     "instance_counts": lambda c: torch.arange(c) ** 3,
     "image_counts": lambda c: torch.arange(c) ** 2,
     "class_counts": lambda c: torch.arange(max(c, 0)) ** 2,
+    "feature_size": lambda c: 8,
     "image_frequency": lambda c: torch.arange(c, dtype=torch.float64) ** 2 / 10_000,
     "targeted": lambda c: torch.arange(c) < (c + 1) // 2,
 }
