@@ -64,7 +64,7 @@ class _GroupCrossEntropy(torch.autograd.Function):
         targets, place, *log_p = ctx.saved_tensors
         together = gradient.new_empty(gradient.shape[0], sum(ctx.widths))
         for g, piece in enumerate(torch.split(together, ctx.widths, dim=1)):
-            own = gradient[:, g, None]
+            target = targets[:, g, None]
             torch.exp(log_p[g], out=piece)
-            piece.mul_(own).scatter_add_(1, targets[:, g, None], -own)
+            piece.scatter_(1, target, piece.gather(1, target) - 1).mul_(gradient[:, g, None])
         return together if place is None else together.index_select(1, place), None, None, None, None, None
