@@ -291,14 +291,18 @@ class ProposalNetwork(nn.Module):
 def make_anchors(generator: AnchorGenerator, images: ImageList, maps: Maps) -> Tensor:
     """Anchors (N, 4) of the batch, corners in pixels: the same for every image of it.
 
-    In float32 even if the maps are in half precision, in which coordinates above 256 would be rounded to whole
-    pixels and worse.
+    In the dtype of :func:`box_dtype`.
     """
-    first = next(iter(maps.values()))
-    blank = torch.empty((), dtype=first.dtype if first.dtype == torch.float64 else torch.float32, device=first.device)
+    blank = torch.empty((), dtype=box_dtype(maps), device=next(iter(maps.values())).device)
     shapes = [blank.expand(1, 1, *feature.shape[-2:]) for feature in maps.values()]
     anchors: Tensor = generator(ImageList(images.tensors, images.image_sizes[:1]), shapes)[0]
     return anchors
+
+
+def box_dtype(maps: Maps) -> torch.dtype:
+    """Number format of boxes: that of the maps, but float32 even if the maps are in half precision, in which
+    coordinates above 256 would be rounded to whole pixels and worse."""
+    return torch.float64 if next(iter(maps.values())).dtype == torch.float64 else torch.float32
 
 
 def box_loss_between(

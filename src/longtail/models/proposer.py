@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from longtail.losses.auxiliary import Record
 from longtail.models.base import ClassHead, TrainableModel
 from longtail.models.preprocess import ImageBatcher, image_generators, resize_boxes
-from longtail.models.proposals import Maps, ProposalNetwork, Proposals, TopN
+from longtail.models.proposals import Maps, ProposalNetwork, Proposals, TopN, box_dtype
 from longtail.schema.errors import UsageError
 
 
@@ -39,7 +39,7 @@ class CachedProposals(nn.Module):
                 "this detector takes its proposals from a table, but its targets have none; give its data set one "
                 "(stages.<name>.proposals=cached), or let it propose (stages.<name>.proposals=network)"
             )
-        boxes = [target["proposals"] for target in targets]
+        boxes = [target["proposals"].to(box_dtype(maps)) for target in targets]
         return Proposals(boxes, [own.new_ones(len(own)) for own in boxes]), {}
 
     def detect(self, images: ImageList, maps: Maps, *, top: TopN | None = None) -> Proposals:

@@ -15,7 +15,7 @@ from longtail.losses.auxiliary import Record
 from longtail.models.base import Detector
 from longtail.models.postprocess import Inference, select_detections
 from longtail.models.preprocess import ImageBatcher, image_generators, resize_boxes, step_generator
-from longtail.models.proposals import Maps, ProposalNetwork, TopN
+from longtail.models.proposals import Maps, ProposalNetwork, TopN, box_dtype
 from longtail.models.proposer import CachedProposals, propose
 from longtail.schema.errors import UsageError
 
@@ -127,7 +127,8 @@ class TwoStageDetector(Detector):
             regions = self.rpn.detect(batch, pyramid.maps).boxes
         else:
             parts = zip(proposals, images, batch.image_sizes, strict=True)
-            regions = [resize_boxes(own, height_width(image), size) for own, image, size in parts]
+            dtype = box_dtype(pyramid.maps)
+            regions = [resize_boxes(own.to(dtype), height_width(image), size) for own, image, size in parts]
         found = self.region_predictions(pyramid, regions)
         counts = [len(boxes) for boxes in found.boxes]
         detections = []
