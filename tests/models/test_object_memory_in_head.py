@@ -99,5 +99,5 @@ def test_rows_reach_the_last_two_layers_only() -> None:
 
 def test_works_with_sigmoids() -> None:
     frequency = torch.tensor([0.5, 0.1, 0.001, 0.001])
-    losses = two_steps(detector(ObjectMemory(C, EVERYTHING), loss=EqualizationLoss(C, image_frequency=frequency)))
+    losses = two_steps(detector(ObjectMemory(C, EVERYTHING), loss=EqualizationLoss(frequency)))
     assert all(torch.isfinite(value) for value in losses.values())
