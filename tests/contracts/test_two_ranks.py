@@ -129,8 +129,7 @@ def replays(rank):
             regions = region_rows(rows[rank], part.level, seed=10 * step + rank)
             part.step(regions, targets, pool, True)
             part.after_logits(regions, torch.zeros(rows[rank], 6), True)
-        shared = {name: value for name, value in part.named_buffers() if name not in part.per_rank}
-        equal_on_both(shared, case.id)
+        equal_on_both(shared_buffers(part), case.id)
 
 
 def classifiers(rank):

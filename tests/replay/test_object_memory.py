@@ -33,6 +33,11 @@ def step(part, rows, update_state=True):
     return part.step(rows, [], pool, update_state)
 
 
+def repeating(*arguments, **options):
+    """The form without a bank."""
+    return ObjectMemory(*arguments, source="current", **options)
+
+
 def oracle(labels, targeted, count):
     """Indices of the repeated rows: class by class, each cycling through its own rows."""
     indices = []
@@ -50,7 +55,7 @@ def oracle(labels, targeted, count):
     st.integers(0, 25),
 )
 def test_agrees_with_loops(labels, targeted, count):
-    part = ObjectMemory(6, torch.tensor(targeted), count=count)
+    part = repeating(6, torch.tensor(targeted), count=count)
     rows = regions(labels)
     extra = step(part, rows)
     indices = oracle(labels, targeted, count)
@@ -69,18 +74,18 @@ def test_agrees_with_loops(labels, targeted, count):
 
 def test_every_present_class_gets_the_same_number_of_rows():
     """A class counts once, however many regions or images carry it."""
-    part = ObjectMemory(4, torch.tensor([True, True, True, False]), count=20)
+    part = repeating(4, torch.tensor([True, True, True, False]), count=20)
     extra = step(part, regions([0] * 30 + [1] + [3] * 5 + [4] * 40))
     assert extra.labels.bincount(minlength=5).tolist() == [20, 20, 0, 0, 0]
 
 
 def test_cycles_through_the_rows_of_a_class():
-    part = ObjectMemory(2, torch.tensor([False, True]), count=5)
+    part = repeating(2, torch.tensor([False, True]), count=5)
     assert step(part, regions([1, 2, 1, 0, 1])).features[:, 0].tolist() == [0, 2, 4, 0, 2]
 
 
 def test_joins_the_mean_and_trains_boxes():
-    extra = step(ObjectMemory(1, torch.tensor([True])), regions([0]))
+    extra = step(repeating(1, torch.tensor([True])), regions([0]))
     assert extra.joins_normaliser
     assert extra.trains_box
     assert extra.replaces is None
@@ -91,22 +96,22 @@ def test_joins_the_mean_and_trains_boxes():
 @pytest.mark.parametrize("labels", [[], [5, 5], [0, 1], [3, 4, 5]])
 def test_nothing_to_repeat(labels):
     targeted = torch.tensor([False, False, True, False, False])
-    assert step(ObjectMemory(5, targeted), regions(labels)) is None
+    assert step(repeating(5, targeted), regions(labels)) is None
 
 
 def test_count_zero_is_nothing():
-    assert step(ObjectMemory(2, torch.tensor([True, True]), count=0), regions([0, 1, 2])) is None
+    assert step(repeating(2, torch.tensor([True, True]), count=0), regions([0, 1, 2])) is None
 
 
 def test_nothing_without_update_state():
-    assert step(ObjectMemory(2, torch.tensor([True, True])), regions([0, 1]), update_state=False) is None
+    assert step(repeating(2, torch.tensor([True, True])), regions([0, 1]), update_state=False) is None
 
 
 def test_repeated_rows_train_the_last_layer_only():
     torch.manual_seed(0)
     rows = regions([0, 2, 0])
     last = torch.nn.Linear(4, 3)
-    extra = step(ObjectMemory(2, torch.tensor([True, False]), count=3), rows)
+    extra = step(repeating(2, torch.tensor([True, False]), count=3), rows)
     torch.nn.functional.cross_entropy(last(extra.features), extra.labels).backward()
     assert rows.features.grad is None
     assert (last.weight.grad != 0).any()
@@ -114,12 +119,12 @@ def test_repeated_rows_train_the_last_layer_only():
 
 def test_one_wait_for_the_device(monkeypatch):
     """The number of rows depends on the data, so one answer has to reach the host, but only one."""
-    waits = []
+    part, waits = repeating(6, torch.ones(6, dtype=torch.bool)), []
     nonzero = torch.Tensor.nonzero
     monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: waits.append(1) or nonzero(self))
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("waited for the device"))
-    step(ObjectMemory(6, torch.ones(6, dtype=torch.bool)), regions([0, 3, 3, 6, 1]))
+    step(part, regions([0, 3, 3, 6, 1]))
     assert len(waits) == 1
 
 
@@ -148,5 +153,9 @@ def test_refuses_nonsense():
         ObjectMemory(3, everything.long())
     with pytest.raises(ValueError, match="count"):
         ObjectMemory(3, everything, count=-1)
-    with pytest.raises(ValueError, match='source must be "current"'):
-        ObjectMemory(3, everything, source="bank")
+    with pytest.raises(ValueError, match="capacity"):
+        ObjectMemory(3, everything, capacity=0)
+    with pytest.raises(ValueError, match='source must be "bank" or "current"'):
+        ObjectMemory(3, everything, source="disk")
+    with pytest.raises(ValueError, match='draw must be "newest" or "random"'):
+        ObjectMemory(3, everything, draw="oldest")

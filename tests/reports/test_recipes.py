@@ -22,7 +22,7 @@ def test_replay_and_frozen_parts_are_named() -> None:
         "stages.end-to-end.trainable.freeze=[backbone]",
     ]
     text = explain_recipe(load_recipe("rfs", changes))
-    assert "object_memory (source current, count 5" in text
+    assert "object_memory (max_images 30, source bank, count 5" in text
     assert "everything except backbone" in text
 
 

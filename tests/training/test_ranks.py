@@ -56,7 +56,11 @@ class Echo(FeatureReplay):
 
     def step(self, rows: RegionRows, targets: Any, pool: Any, update_state: bool) -> ReplayRows | None:
         chosen = torch.where((rows.labels < 12) & (rows.labels % 2 == 0))[0]
-        return given(rows, chosen, rows.features, joins_normaliser=self.joins) if len(chosen) else None
+        return (
+            given(rows, chosen, rows.features, joins_normaliser=self.joins, updates_loss_state=self.joins)
+            if len(chosen)
+            else None
+        )
 
 
 class Bank(FeatureReplay):
@@ -78,7 +82,7 @@ class Bank(FeatureReplay):
         extra = None
         if filled:
             chosen = torch.randint(filled, (5,))
-            extra = given(self, chosen, self.features.clone(), joins_normaliser=False)
+            extra = given(self, chosen, self.features.clone(), joins_normaliser=False, updates_loss_state=False)
         own = torch.where(rows.labels < 12)[0][: 2 + torch.randint(3, (1,)).item()]
         for name in ("features", "labels", "proposals", "gt_boxes"):
             bank = getattr(self, name)

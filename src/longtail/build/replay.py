@@ -5,21 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from longtail.data import ClassStatistics
-from longtail.replay import FeatureReplay, ObjectMemory
-from longtail.schema import parts
+from longtail.replay import FeatureReplay, ObjectMemory, targeted_classes
+from longtail.schema import UsageError, parts
+from longtail.schema.explain import nearest
 
 
 def replay_parts(specs: Sequence[parts.ObjectMemory], statistics: ClassStatistics) -> list[FeatureReplay]:
-    """Replay parts of a stage, in order."""
-    images = torch.as_tensor(statistics.image_counts)
+    """Replay parts of a stage, in order.
+
+    Raises:
+        UsageError: a targeted class that the data does not have.
+    """
     return [
         ObjectMemory(
             statistics.num_classes,
-            (images > 0) & (images <= spec.max_images),
+            targeted(spec, statistics),
             count=spec.count,
+            capacity=spec.capacity,
+            draw=spec.draw,
             source=spec.source,
+            storage=spec.storage,
+            lazy=spec.lazy,
         )
         for spec in specs
     ]
+
+
+def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
+    """(C,) bool, the classes that a part acts on: the named ones, or those with few training images, but some.
+
+    Raises:
+        UsageError: a named class that the data does not have; names the nearest.
+    """
+    images = torch.as_tensor(statistics.image_counts)
+    if not spec.classes:
+        return (images > 0) & targeted_classes(images, spec.max_images)
+    unknown = [name for name in spec.classes if name not in statistics.names]
+    if unknown:
+        raise UsageError(f"replay: there is no class {unknown[0]!r}; {nearest(unknown[0], statistics.names)}")
+    wanted = set(spec.classes)
+    return torch.tensor([name in wanted for name in statistics.names])
+
+
+def describe_replay(specs: Sequence[parts.ObjectMemory], statistics: ClassStatistics) -> list[str]:
+    """What the replay parts act on, printed before training."""
+    lines = []
+    for spec in specs:
+        chosen = targeted(spec, statistics).numpy()
+        group = statistics.group[chosen].tolist()
+        kind = "named" if spec.classes else f"at most {spec.max_images} images"
+        groups = f"{group.count('r')} rare, {group.count('c')} common, {group.count('f')} frequent"
+        lines.append(f"replay: {spec.type} acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}")
+    return lines

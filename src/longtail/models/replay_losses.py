@@ -117,13 +117,12 @@ def classification_losses(
     for part, rows in moving:
         together = together + _second_term(loss, part, rows, normaliser, generator)
     for part, rows in still:
-        together = together + _both_terms(loss, part, rows, normaliser, False, generator)
+        together = together + _both_terms(loss, part, rows, normaliser, generator)
 
     separate: Tensor | None = None
     for own_logits, (index, rows) in zip(parts, replayed.items(), strict=True):
         if not rows.joins_normaliser:
-            update = update_state and rows.updates_loss_state
-            mean = _both_terms(loss, own_logits, rows, normalisers.separate[index], update, generator)
+            mean = _both_terms(loss, own_logits, rows, normalisers.separate[index], generator)
             term = rows.loss_weight * mean
             separate = term if separate is None else separate + term
     return together, separate
@@ -207,15 +206,15 @@ def _both_terms(
     logits: Tensor,
     rows: ReplayRows,
     normaliser: Tensor | float,
-    update_state: bool,
     generator: torch.Generator | None,
 ) -> Tensor:
+    """The loss of rows that change no state: not every rank has them, so nothing may wait for the others."""
     first: Tensor = loss(
         logits,
         rows.labels,
         weight=_first_weight(rows, logits),
         normaliser=normaliser,
-        update_state=update_state,
+        update_state=False,
         generator=generator,
     )
     return first + _second_term(loss, logits, rows, normaliser, generator)

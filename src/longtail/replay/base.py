@@ -42,10 +42,15 @@ class ReplayRows(RegionRows):
             their own, scaled by ``loss_weight`` (FASA).
         trains_box: whether the rows also train the box regressor.
         loss_weight: factor of the separate term.
-        updates_loss_state: whether these rows may change the running state of the classification loss.
+        updates_loss_state: whether these rows may change the running state of the classification loss. Rows with a
+            mean of their own may not: their part of the loss is computed only on the ranks that have such rows, and
+            state that is summed over the ranks would wait for the others for ever.
         second_labels, second_weight: (M,) mixed labels: ``(1 - second_weight) * L(labels) + second_weight *
             L(second_labels)``.
         replaces: (M,) rows of this step that give way to these in the classification loss, -1 = none.
+
+    Raises:
+        ValueError: ``updates_loss_state`` without ``joins_normaliser``.
     """
 
     weight: Tensor
@@ -56,6 +61,12 @@ class ReplayRows(RegionRows):
     second_labels: Tensor | None = None
     second_weight: Tensor | None = None
     replaces: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.updates_loss_state and not self.joins_normaliser:
+            raise ValueError(
+                "rows with a mean of their own must not change the loss's state: set updates_loss_state=False"
+            )
 
 
 class FeatureReplay(nn.Module, ABC):

@@ -149,7 +149,7 @@ class RingQueues(nn.Module):
         with torch.no_grad():
             device = next(iter(values.values())).device
             index = rows if rows.device == device else to_step(rows, device)
-            chosen = {name: values[name].detach()[index].to(dtype) for name, dtype in self.fields.items()}
+            chosen = {name: values[name].detach()[index].to(self.get_buffer(name).dtype) for name in self.fields}
             self.arrive()
             self._grow(chosen)
             if self.host:
@@ -235,5 +235,5 @@ class RingQueues(nn.Module):
             self.arrive()
             self.opened = min(value.shape[0] for value in own.values())
         for name, value in own.items():
-            setattr(self, name, value.detach().to(self.slots.device, self.fields[name], copy=True))
+            setattr(self, name, value.detach().to(self.slots.device, self.get_buffer(name).dtype, copy=True))
         super()._load_from_state_dict(dict(state_dict), prefix, *arguments)

@@ -68,6 +68,7 @@ class RunningMoments(nn.Module):
         self.moment = moment
         self.single_sample = single_sample
         self.sync = sync
+        self.per_rank = frozenset() if sync else frozenset({"mean", "var", "seen", "spread_known"})
         self.register_buffer("mean", torch.zeros(num_classes, feature_size))
         self.register_buffer("var", torch.zeros(num_classes, feature_size))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longtail.build.replay import describe_replay
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.reports.recipes import explain_recipe
@@ -51,6 +52,7 @@ def stage_plan(stage: StageSpec, table: AnnotationTable, statistics: ClassStatis
         "epoch_images": float(np.mean([len(epoch) for epoch in drawn])),
         "sampler": stage.sampler.type,
         "sources": sampler.describe() if stage.source_weights else None,
+        "replay": describe_replay(stage.replay, statistics),
         "no_effect": stage.sampler.type != "uniform" and bool(np.allclose(factor, 1.0)),
         "groups": [
             {
@@ -99,6 +101,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         )
         if stage["sources"] is not None:
             parts.append(stage["sources"])
+        parts += stage["replay"]
         if stage["no_effect"]:
             parts.append("warning: this sampler changes nothing on these data; `auto` or a larger threshold would")
         parts.append(

@@ -157,13 +157,27 @@ ClassifierSpec = Annotated[
 # --- feature replay (seam 5) ------------------------------------------------------------------------------------------
 
 
-class ObjectMemory(Part):
+class Targeted(Part):
+    """What every part for weak classes has."""
+
+    max_images: int = Field(30, ge=0, description="A class with at most this many training images is targeted.")
+    classes: tuple[str, ...] = Field((), description="Names of the targeted classes, instead of `max_images`.")
+
+
+class ObjectMemory(Targeted):
     """Object-centric replay of targeted classes (RIO)."""
 
     type: Literal["object_memory"] = "object_memory"
-    source: Literal["current"] = Field("current", description="`current` repeats this step's own features.")
+    source: Literal["bank", "current"] = Field(
+        "bank", description="`bank` replays regions of earlier steps, `current` repeats this step's own."
+    )
     count: int = Field(20, ge=0, description="Rows replayed per targeted class in the batch; 0 switches it off.")
-    max_images: int = Field(30, ge=0, description="A class with at most this many training images is targeted.")
+    capacity: int = Field(60, ge=1, description="Rows that the bank holds of every targeted class.")
+    draw: Literal["newest", "random"] = Field("newest", description="Which rows of the bank come back.")
+    storage: Literal["auto", "device", "cpu"] = Field(
+        "auto", description="Where the bank lives; `auto` = the device if 10 % of its free memory suffice."
+    )
+    lazy: bool = Field(True, description="Whether the bank's memory grows with its rows or is taken at once.")
 
 
 ReplaySpec = Annotated[ObjectMemory, BeforeValidator(named)]

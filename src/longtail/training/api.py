@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from longtail.build.replay import describe_replay
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
@@ -212,7 +213,8 @@ def _run(
                 cursor.stage, cursor.step, cursor.passes_done, cursor.epoch_done = index, 0, False, True
                 if first and keeps_start(spec):
                     checkpoints.write_checkpoint(start, stage.model, identity)
-            for line in describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule):
+            lines = describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule)
+            for line in [*lines, *describe_replay(spec.replay, data.statistics)]:
                 say(line)
             if resumed:
                 assert folder is not None
