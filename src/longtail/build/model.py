@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from longtail.build.cascade import build_cascade
+from longtail.build.classify import build_classifier
 from longtail.build.detector import build_rcnn
 from longtail.build.proposer import build_proposer
 from longtail.data import ClassStatistics
@@ -13,6 +14,7 @@ from longtail.models.adjustment import leave_logits
 from longtail.models.base import TrainableModel
 from longtail.schema import Recipe, StageSpec, UsageError
 from longtail.schema import detector as specs
+from longtail.schema.image_classifier import ImageClassifier
 
 
 def build_model(
@@ -43,6 +45,10 @@ def build_model(
             model = build_rcnn(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(model, spec.inference.adjust, statistics)
             return model
+        case ImageClassifier() as spec:
+            pictures = build_classifier(spec, stage, statistics, pretrained=pretrained, trust=trust)
+            adjust(pictures, spec.inference.adjust, statistics)
+            return pictures
         case specs.CascadeRCNN() as spec:
             cascade = build_cascade(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(cascade, spec.inference.adjust, statistics)

@@ -15,15 +15,16 @@ import numpy as np
 
 from longtail.data.assemble import Problems
 from longtail.data.coco import require_pictures
+from longtail.data.image_folder import is_image_folder, split_folder, sub_folders
 from longtail.data.table import AnnotationTable, Source
 from longtail.data.voc import splits_of
 from longtail.data.yolo import open_yolo
 from longtail.schema.errors import DataError, UsageError
 
-Format = Literal["coco", "voc", "yolo"]
+Format = Literal["coco", "voc", "yolo", "folder"]
 KNOWN = (
-    "a COCO or LVIS file (.json, .json.gz), a VOC folder (with Annotations), or a YOLO data.yaml or folder (with "
-    "data.yaml, or images, labels and classes.txt)"
+    "a COCO or LVIS file (.json, .json.gz), a VOC folder (with Annotations), a YOLO data.yaml or folder (with "
+    "data.yaml, or images, labels and classes.txt), or a folder of pictures by class"
 )
 
 
@@ -35,14 +36,14 @@ def read_annotations(
     prefer: str | None = None,
     masks: bool = False,
 ) -> AnnotationTable:
-    """Reads COCO, LVIS, VOC or YOLO annotations.
+    """Reads COCO, LVIS, VOC or YOLO annotations, or a folder of pictures by class.
 
     Args:
         path: a COCO or LVIS file, a VOC folder, or a YOLO file or folder. A split of a VOC or YOLO set can be named
             behind a colon, as in ``VOC2007:trainval``.
         images: the picture folder; where given, every picture must be in it. None = the format's own, if it has one.
-        split: the split of a VOC or YOLO set; None = the one named in ``path``, or ``prefer``, or (VOC) every file, or
-            (YOLO) the only one.
+        split: the split of a VOC or YOLO set or of a folder of pictures; None = the one named in ``path``, or
+            ``prefer``, or (VOC) every file, or (YOLO) the only one.
         prefer: the split of sets that have it, where none is named. A VOC folder that has splits, but not this one, is
             then not read, lest training and validation share pictures.
         masks: whether the instance masks of a VOC folder are read; the other formats hold them with the boxes.
@@ -67,6 +68,8 @@ def read_annotations(
             if split is None and prefer in open_yolo(place).splits:
                 split = prefer
             table = AnnotationTable.from_yolo(place, split=split, images=images)
+        case "folder":
+            return AnnotationTable.from_image_folder(split_folder(place, split, prefer))
     if images is not None:
         require_pictures(table, Path(images))
     return table
@@ -91,6 +94,8 @@ def recognise(path: Path) -> Format:
             return "voc"
         if any(path.glob("*.yaml")) or any(path.glob("*.yml")) or (path / "labels").is_dir():
             return "yolo"
+        if is_image_folder(path) or any(is_image_folder(folder) for folder in sub_folders(path)):
+            return "folder"
         raise DataError(f"{path} is no annotation folder; give {KNOWN}{_hint(path)}")
     if not os.path.isfile(path):
         raise DataError(f"there is no annotation file {path}, nor a folder of that name")

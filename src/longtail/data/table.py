@@ -252,6 +252,13 @@ class AnnotationTable:
 
         return cls(**read_yolo(path, split=split, images=images))
 
+    @classmethod
+    def from_image_folder(cls, path: Path | str, *, names: Sequence[str] | None = None) -> Self:
+        """Reads a folder of pictures by class; see :func:`longtail.data.image_folder.read_image_folder`."""
+        from longtail.data.image_folder import read_image_folder
+
+        return cls(**read_image_folder(path, names=names))
+
     def to_coco(self) -> dict[str, Any]:
         """A COCO or LVIS dictionary with original ids; see :func:`longtail.data.coco.coco_content`."""
         from longtail.data.coco import coco_content

@@ -69,6 +69,29 @@ class RandomTranspose(v2.Transform):  # type: ignore[misc]
         return tv_tensors.wrap(inpt.as_subclass(Tensor).transpose(-1, -2).contiguous(), like=inpt)
 
 
+class PaddedCrop(v2.Transform):  # type: ignore[misc]
+    """Fills black pixels up on every side, then takes a window of the former size at a random place, as is usual with
+    CIFAR.
+
+    Args:
+        pixels: on every side, at least 1.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws the window."""
+        height, width = v2.query_size(flat_inputs)
+        top, left = (int(torch.randint(2 * self.pixels + 1, ())) for _ in range(2))
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pads and crops one of picture, boxes, masks."""
+        return F.crop(F.pad(inpt, [self.pixels] * 4), **params)
+
+
 class DropDegenerate(torch.nn.Module):
     """Clips boxes to the picture and removes objects that have no area left, with their labels and masks; and proposals
     without area."""
@@ -92,6 +115,7 @@ def train_transform(
     vertical_flip: float = 0.0,
     transpose: float = 0.0,
     brightness: float = 0.0,
+    padded_crop: int = 0,
     fixed_size: tuple[int, int] | None = None,
     fill: Sequence[int] = (0, 0, 0),
     colour: torch.nn.Module | None = None,
@@ -103,6 +127,7 @@ def train_transform(
         short_sides, long_side: pixels; see :class:`ResizeShortSide`.
         flip, vertical_flip, transpose: probabilities of mirroring left-right, top-bottom, along the diagonal.
         brightness: factors are drawn from 1 - brightness .. 1 + brightness.
+        padded_crop: pixels; see :class:`PaddedCrop`.
         fixed_size: (height, width) every picture gets at last: what is larger is cropped at a random place, what is
             smaller is set at a random place on one colour. Objects cropped away are dropped and counted.
         fill: that colour, R, G, B.
@@ -120,6 +145,8 @@ def train_transform(
         steps.append(RandomTranspose(transpose))
     if brightness:
         steps.append(v2.ColorJitter(brightness=brightness))
+    if padded_crop:
+        steps.append(PaddedCrop(padded_crop))
     if fixed_size is not None:
         steps.append(FixedSize(fixed_size, fill=fill))
     steps.append(DropDegenerate())

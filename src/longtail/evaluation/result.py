@@ -58,8 +58,8 @@ class EvaluationResult:
     """Metrics of one set of detections under one protocol.
 
     Attributes:
-        protocol: ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins`` or ``proposals``.
-        iou_type: ``bbox`` or ``segm``.
+        protocol: ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``, ``proposals`` or ``top1``.
+        iou_type: ``bbox`` or ``segm``; ``picture`` where whole pictures are classified.
         metrics: fractions; None where no class has an object, which is never averaged as 0.
         classes_behind: for every metric ``{"classes": total, "with_objects": those the mean is over}``.
         per_class: one row for every class, by the file's class id; empty for ``proposals``.

@@ -14,6 +14,7 @@ Head = Literal["roi", "dense", "query"]
 
 CLASSIFIERS = frozenset({"linear", "cosine", "normed_linear", "lws"})
 TEST_TIME_CLASSIFIERS = CLASSIFIERS | {"deconfounded"}
+CERTAIN = 1e4  # a logit whose exponential is 0 (or, its sign changed, whose sigmoid is) in every number format
 """The same and those that change the class logits at test time, which needs scores made by a softmax."""
 
 
@@ -56,6 +57,14 @@ class ClassificationLoss(nn.Module, ABC):
     def bias_prior(self) -> float | None:
         """Value the classifier's bias starts from, or None for its own default."""
         return None
+
+    @property
+    def no_background(self) -> tuple[float, ...] | None:
+        """Values of the logits behind the C class logits that mean "certainly one of the classes", so that pictures,
+        which are never background, can be classified: with them the loss is that of the C classes alone. None = there
+        are no such values."""
+        extra = self.num_logits - self.num_classes
+        return {0: (), 1: (-CERTAIN,)}.get(extra)
 
     @abstractmethod
     def row_losses(

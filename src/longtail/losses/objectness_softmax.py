@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longtail.losses.base import TEST_TIME_CLASSIFIERS, ClassificationLoss
+from longtail.losses.base import CERTAIN, TEST_TIME_CLASSIFIERS, ClassificationLoss
 from longtail.losses.cells import full_precision, left_out_cells
 from longtail.losses.column_groups import group_cross_entropy
 
@@ -42,6 +42,11 @@ class ObjectnessSoftmax(ClassificationLoss):
     def num_logits(self) -> int:
         """C + 2: the classes, foreground, background."""
         return self.num_classes + 2
+
+    @property
+    def no_background(self) -> tuple[float, ...]:
+        """Foreground for certain."""
+        return 0.0, -CERTAIN
 
     def row_losses(
         self,

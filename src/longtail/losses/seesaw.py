@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longtail.losses.base import TEST_TIME_CLASSIFIERS, BatchLoss
+from longtail.losses.base import CERTAIN, TEST_TIME_CLASSIFIERS, BatchLoss
 from longtail.losses.cells import counted_rows, full_precision, label_counts, left_out_cells
 from longtail.losses.objectness_softmax import objectness_cross_entropy, objectness_scores
 from longtail.losses.state import sum_over_ranks
@@ -70,6 +70,11 @@ class SeesawLoss(BatchLoss):
     def num_logits(self) -> int:
         """C + 2: the classes, foreground, background."""
         return self.num_classes + 2
+
+    @property
+    def no_background(self) -> tuple[float, ...]:
+        """Foreground for certain."""
+        return 0.0, -CERTAIN
 
     def batch_losses(
         self,

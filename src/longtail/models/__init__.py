@@ -7,6 +7,7 @@ from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage,
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
 from longtail.models.deformable import DeformableConv2d, make_deformable
+from longtail.models.image_classifier import ImageClassifier
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
@@ -38,6 +39,7 @@ __all__ = [
     "DeformableConv2d",
     "EmbeddedGaussian",
     "ImageBatcher",
+    "ImageClassifier",
     "Inference",
     "LearnableWeightScaling",
     "LevelNMS",

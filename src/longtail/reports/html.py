@@ -163,7 +163,7 @@ def loss_curve(run: Path) -> list[tuple[float, float]]:
 def class_grid(results: Mapping[str, Sequence[RunResults]]) -> Grid:
     """AP of every class, the mean over the runs of each recipe, for masks where there are any, otherwise for boxes."""
     kinds = {kind for runs in results.values() for figures in runs for kind in figures}
-    kind = "segm" if "segm" in kinds else "bbox"
+    kind = next((name for name in ("segm", "bbox", "picture") if name in kinds), "bbox")
     known: dict[int | str, Mapping[str, Any]] = {}
     found: dict[tuple[str, int | str], list[float]] = {}
     for recipe, runs in results.items():
@@ -182,7 +182,9 @@ def class_grid(results: Mapping[str, Sequence[RunResults]]) -> Grid:
         ]
         for identity, row in sorted(known.items(), key=lambda pair: (-(pair[1]["train_images"] or 0), pair[1]["name"]))
     ]
-    header = ["class", "group", "training images", "objects", *(f"AP {name} ({KIND_NAMES[kind]})" for name in results)]
+    metric = "accuracy" if kind == "picture" else "AP"
+    named = [f"{metric} {name} ({KIND_NAMES[kind]})" for name in results]
+    header = ["class", "group", "training images", "objects", *named]
     return Grid("", header, rows)
 
 

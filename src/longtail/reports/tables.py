@@ -8,7 +8,7 @@ from longtail.reports.compare import difference, spread
 from longtail.reports.results import Result, RunResults, classes_behind, metrics_of, notes_of
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "-": "unseen"}
-KIND_NAMES = {"bbox": "boxes", "segm": "masks"}
+KIND_NAMES = {"bbox": "boxes", "segm": "masks", "picture": "pictures"}
 USUAL = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 COMPARED = ("AP", "APr", "APc", "APf")
 

@@ -257,7 +257,6 @@ class Inference(Part):
 class ModelPart(Part):
     """What every model has; each kind of model has a ``type`` besides."""
 
-    backbone: BackboneSpec = ResNet()
     classifier: ClassifierSpec = Linear()
     channels_last: bool = Field(False, description="Memory layout; faster for mobile backbones on a CPU.")
 
@@ -274,6 +273,7 @@ class ModelPart(Part):
 class DetectorPart(ModelPart):
     """What every detector has."""
 
+    backbone: BackboneSpec = ResNet()
     neck: NeckSpec = FPN()
     inference: Inference = Inference()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from longtail.schema.detector import backbone_by_name
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import nearest
-from longtail.schema.model import model_keys
+from longtail.schema.image_classifier import picture_backbone_by_name
+from longtail.schema.model import DEFAULT, inner_keys, model_keys
 from longtail.schema.recipe import Recipe
 
 DEPTH = 3
@@ -125,7 +125,7 @@ def spelled_out(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if key == "backbone":
-        return backbone_by_name(value)
+        return picture_backbone_by_name(value)
     return {"type": value} if key in BARE_NAMES else value
 
 
@@ -221,16 +221,27 @@ def _set(tree: Tree, path: list[str], value: Any) -> None:
     tree.update(merge(tree, _nest(path, value)))
 
 
-def _asked_of_model(tree: Tree, changes: Sequence[tuple[list[str], Any]]) -> set[str]:
-    """Keys of the model that a recipe or an override names itself."""
-    given = [tree.get("model")] + [_nest(path, value).get("model") for path, value in changes]
-    return {key for mapping in given if isinstance(mapping, dict) for key in mapping}
+def _asked_of_model(tree: Tree, changes: Sequence[tuple[list[str], Any]]) -> dict[str, set[str]]:
+    """Keys of the model that a recipe or an override names itself, each with the keys it names below."""
+    asked: dict[str, set[str]] = {}
+    for mapping in [tree.get("model"), *(_nest(path, value).get("model") for path, value in changes)]:
+        for key, inner in mapping.items() if isinstance(mapping, dict) else ():
+            asked.setdefault(key, set()).update(inner if isinstance(inner, dict) else ())
+    return asked
 
 
-def _without_foreign_keys(model: Any, asked: set[str]) -> Any:
-    """A model without the keys its kind does not have, except those in ``asked``."""
-    known = model_keys(model.get("type", "mask_rcnn")) if isinstance(model, dict) else frozenset()
-    return {key: value for key, value in model.items() if key in known | asked} if known else model
+def _without_foreign_keys(model: Any, asked: Mapping[str, set[str]]) -> Any:
+    """A model without the keys its kind does not have, except those in ``asked``; the same inside its parts."""
+    kind = model.get("type", DEFAULT) if isinstance(model, dict) else ""
+    known = model_keys(kind)
+    if not known:
+        return model
+    kept = {key: value for key, value in model.items() if key in known or key in asked}
+    for key, value in kept.items():
+        inside = inner_keys(kind, key)
+        if inside is not None and isinstance(value, dict):
+            kept[key] = {name: item for name, item in value.items() if name in inside or name in asked.get(key, ())}
+    return kept
 
 
 def _nest(path: list[str], value: Any) -> Tree:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from longtail.schema.detector import RCNN, CascadeRCNN, ModelPart
+from longtail.schema.image_classifier import ImageClassifier
+from longtail.schema.parts import Part
 
 DEFAULT = "mask_rcnn"
 
@@ -18,8 +20,8 @@ def model_by_name(value: Any) -> Any:
     return {"type": DEFAULT, **value} if isinstance(value, dict) else value
 
 
-MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, RCNN)
-ModelSpec = Annotated[CascadeRCNN | RCNN, Field(discriminator="type"), BeforeValidator(model_by_name)]
+MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, ImageClassifier, RCNN)
+ModelSpec = Annotated[CascadeRCNN | ImageClassifier | RCNN, Field(discriminator="type"), BeforeValidator(model_by_name)]
 
 
 def model_keys(kind: str) -> frozenset[str]:
@@ -28,3 +30,12 @@ def model_keys(kind: str) -> frozenset[str]:
         if kind in get_args(model.model_fields["type"].annotation):
             return frozenset(model.model_fields)
     return frozenset()
+
+
+def inner_keys(kind: str, key: str) -> frozenset[str] | None:
+    """Keys of one part of the model with this ``type``; None if the part is not of one kind alone."""
+    for model in MODELS:
+        if kind in get_args(model.model_fields["type"].annotation) and key in model.model_fields:
+            part = model.model_fields[key].annotation
+            return frozenset(part.model_fields) if isinstance(part, type) and issubclass(part, Part) else None
+    return None

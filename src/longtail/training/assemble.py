@@ -22,8 +22,10 @@ from longtail.models.torchvision_weights import from_torchvision
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema import DataError, Recipe, UsageError, change_recipe
 from longtail.schema.detector import TwoStagePart
+from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.schema.stage import StageSpec
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
+from longtail.training.classifying import one_label_each
 from longtail.training.material import TrainingData
 from longtail.training.optimiser import build_optimiser
 from longtail.training.proposing import check_proposals
@@ -80,6 +82,10 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
         DataError: annotations that lack what the detector needs.
     """
     training_dataset(recipe, data.table, data.images)
+    if isinstance(recipe.model, ImageClassifierSpec):
+        for table in (data.table, data.val_table):
+            if table is not None:
+                one_label_each(table)
     check_proposals(recipe, data)
     for spec in recipe.stages:
         stage_sampler(spec, data.table, seed=recipe.seed)

@@ -10,16 +10,20 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from longtail.build.model import adjust
-from longtail.data import AnnotationTable, Classes, match_categories
+from longtail.data import AnnotationTable, Classes, ClassStatistics, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.base import TrainableModel
+from longtail.models.image_classifier import ImageClassifier
 from longtail.schema import Recipe, UsageError, change_recipe
+from longtail.schema.detector import DetectorPart
+from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.training.assemble import checkpoint_folder, device_of, has_masks, model_from_checkpoint, top_proposals
 from longtail.training.checkpoint import Identity
+from longtail.training.classifying import measure
 from longtail.training.detecting import detect_all
 from longtail.training.independent import as_detector, independent, run_proposals
 from longtail.training.material import TrainingData
@@ -32,8 +36,13 @@ from longtail.training.whole_folder import Located, locate
 def evaluate_model(
     model: TrainableModel, recipe: Recipe, data: TrainingData, fabric: Fabric, progress: Progress
 ) -> dict[str, EvaluationResult]:
-    """Metrics of a detector on the validation data, by IoU type."""
+    """Metrics of a model on the validation data, by IoU type; of a classifier of pictures under ``picture``."""
     assert data.val_table is not None
+    if isinstance(model, ImageClassifier):
+        adjust(model, recipe.model.inference.adjust, data.statistics)
+        pictures = DetectionDataset(data.val_table, data.val_images, max_pixels=recipe.images.max_pixels)
+        found = classify(model, data.val_table, data.statistics, pictures, recipe, fabric, progress)
+        return on_first(fabric, lambda: found)
     detector = as_detector(model)
     adjust(detector, recipe.model.inference.adjust, data.statistics)
     dataset = DetectionDataset(
@@ -63,6 +72,30 @@ def evaluate_model(
         }
 
     return on_first(fabric, measured)
+
+
+def classify(
+    model: ImageClassifier,
+    truth: AnnotationTable,
+    statistics: ClassStatistics,
+    pictures: DetectionDataset,
+    recipe: Recipe,
+    fabric: Fabric,
+    progress: Progress,
+) -> dict[str, EvaluationResult]:
+    """Accuracy of a classifier of pictures; nothing on other processes than the first."""
+    return measure(
+        model,
+        truth,
+        statistics,
+        pictures,
+        device=fabric.device,
+        batch_size=recipe.evaluation.batch_size,
+        workers=recipe.workers,
+        progress=progress,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
 
 
 def write_results(folder: Path, results: dict[str, EvaluationResult], *, split: str) -> None:
@@ -127,6 +160,16 @@ def evaluate(
     classes = Classes(identity.category_ids, list(identity.statistics.names), str(found.folder))
     truth = truth.relabelled(match_categories(classes, truth), classes)
     fabric = join_processes(device)
+    if isinstance(recipe.model, ImageClassifierSpec):
+        if detections is not None or list(protocols) != ["auto"]:
+            raise UsageError("a classifier of pictures has its accuracy alone; leave protocols and detections away")
+        model, _ = model_from_checkpoint(found.folder, overrides=overrides)
+        assert isinstance(model, ImageClassifier)
+        pictures = DetectionDataset(truth, max_pixels=recipe.images.max_pixels)
+        accuracy = classify(model.to(fabric.device), truth, identity.statistics, pictures, recipe, fabric, progress)
+        if accuracy:
+            write_results(RunDirectory(home).evaluation(split), accuracy, split=split)
+        return on_first(fabric, lambda: {"auto": accuracy})
     if detections is not None:
         table = DetectionTable.from_coco_results(detections, truth)
     else:
@@ -149,7 +192,7 @@ def evaluate(
         )
     with_masks = has_masks(recipe) if detections is None else table.rles is not None
     kinds = ["bbox", "segm"] if with_masks and truth.masks is not None else ["bbox"]
-    cap = recipe.model.inference.detections_per_image
+    cap = detections_per_image(recipe)
 
     def measured() -> dict[str, dict[str, EvaluationResult]]:
         results: dict[str, dict[str, EvaluationResult]] = {}
@@ -200,6 +243,11 @@ def predict(
     if found.remark:
         progress.message(found.remark)
     found_model, identity = model_from_checkpoint(found.folder)
+    if isinstance(found_model, ImageClassifier):
+        raise UsageError(
+            "predict shows detected objects, and this run classifies whole pictures; `longtail eval` measures it, and "
+            "ImageClassifier.classify gives the scores of pictures"
+        )
     model = independent(found_model, identity, home)
     classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
@@ -234,6 +282,12 @@ def predict(
     path = Path(out) / "predictions.json"
     write_json(path, content)
     return path
+
+
+def detections_per_image(recipe: Recipe) -> int:
+    """How many detections of a picture a detector keeps."""
+    assert isinstance(recipe.model, DetectorPart)
+    return recipe.model.inference.detections_per_image
 
 
 def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:

@@ -58,8 +58,9 @@ def keep_best(
     results: dict[str, EvaluationResult],
     cursor: Cursor,
 ) -> None:
-    """Saves the weights if they are the best so far, by mask AP where there are masks, by box AP otherwise."""
-    value = results["segm" if "segm" in results else "bbox"].metrics["AP"]
+    """Saves the weights if they are the best so far, by mask AP where there are masks, else by box AP or accuracy."""
+    result = results["segm"] if "segm" in results else next(iter(results.values()))
+    value = result.metrics[result.headline]
     if value is None or value <= cursor.best:
         return
     cursor.best = float(value)

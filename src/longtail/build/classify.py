@@ -1,0 +1,57 @@
+"""From the schema's model and stage to a classifier of pictures."""
+
+from __future__ import annotations
+
+from longtail.build.detector import classifier, pyramid_backbone, stage_classifier
+from longtail.build.losses import classification_loss
+from longtail.build.replay import replay_parts
+from longtail.data import ClassStatistics
+from longtail.models.cifar import CifarResNet, small_resnet34
+from longtail.models.image_classifier import ImageClassifier, PictureHead
+from longtail.models.picture_backbones import PictureBackbone, pooled
+from longtail.schema import StageSpec
+from longtail.schema import detector as detectors
+from longtail.schema import image_classifier as specs
+
+
+def build_classifier(
+    model: specs.ImageClassifier,
+    stage: StageSpec,
+    statistics: ClassStatistics,
+    *,
+    pretrained: bool,
+    trust: bool = False,
+) -> ImageClassifier:
+    """A classifier of pictures; arguments and errors as for :func:`~longtail.build.model.build_model`."""
+    backbone = picture_backbone(model.backbone, pretrained=pretrained, trust=trust)
+    loss = classification_loss(stage.classification_loss, statistics)
+    head = PictureHead(
+        num_classes=statistics.num_classes,
+        feature_size=backbone.out_features,
+        classification_loss=loss,
+        classifier=classifier(stage_classifier(model, stage, loss)),
+        replay=replay_parts(stage.replay, statistics),
+    )
+    return ImageClassifier(
+        backbone.network,
+        head,
+        size=model.size,
+        mean=backbone.mean,
+        std=backbone.std,
+        classification_weight=stage.classification_loss.loss_weight,
+        channels_last=model.channels_last,
+    )
+
+
+def picture_backbone(
+    spec: specs.CifarNetwork | detectors.ResNet | detectors.Timm, *, pretrained: bool, trust: bool
+) -> PictureBackbone:
+    """The network below the classifier."""
+    match spec:
+        case specs.CifarNetwork(name="cifar_resnet34"):
+            return PictureBackbone(small_resnet34(), 512)
+        case specs.CifarNetwork():
+            network = CifarResNet(int(spec.name.removeprefix("cifar_resnet")))
+            return PictureBackbone(network, network.out_features)
+        case detectors.ResNet() | detectors.Timm():
+            return pooled(pyramid_backbone(spec, detectors.FPN(), pretrained=pretrained, trust=trust))

@@ -1,0 +1,94 @@
+"""CIFAR's files, written here exactly as they are distributed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longtail.data.cifar import kind_of, read_cifar
+from longtail.schema import DataError
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def ten(folder: Path) -> None:
+    data = np.zeros((2, 3072), np.uint8)
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        write(folder / name, {b"data": data, b"labels": [0, 1], b"batch_label": b"x", b"filenames": [b"x", b"y"]})
+    write(folder / "batches.meta", {b"label_names": [b"airplane", b"cat"], b"num_vis": 3072})
+
+
+def test_pixels_labels_and_names(tmp_path: Path, cifar_hundred) -> None:
+    folder = tmp_path / "cifar-100-python"
+    data = cifar_hundred(folder)
+    found = read_cifar(folder, "train")
+    assert found.names == ["apple", "bear", "cup"]
+    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert found.pictures.shape == (8, 32, 32, 3)
+    for row, y, x, channel in ((0, 0, 0, 0), (3, 5, 31, 1), (7, 31, 2, 2)):
+        assert found.pictures[row, y, x, channel] == data[row, channel * 1024 + y * 32 + x]
+
+
+def test_the_archive_gives_the_same(tmp_path: Path, cifar_hundred) -> None:
+    folder = tmp_path / "cifar-100-python"
+    cifar_hundred(folder)
+    with tarfile.open(tmp_path / "cifar-100-python.tar.gz", "w:gz") as archive:
+        archive.add(folder, "cifar-100-python")
+    one, other = read_cifar(folder, "val"), read_cifar(tmp_path / "cifar-100-python.tar.gz", "val")
+    assert np.array_equal(one.pictures, other.pictures)
+    assert one.names == other.names
+
+
+def test_the_ten_classes_come_in_five_files(tmp_path: Path) -> None:
+    ten(tmp_path)
+    assert kind_of(tmp_path) == "cifar-10"
+    assert read_cifar(tmp_path, "train").labels.tolist() == [0, 1] * 5
+    assert read_cifar(tmp_path, "val").names == ["airplane", "cat"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch never",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Evil(), r"asks for \w+\.system.*do not trust"),
+        ({b"data": Evil()}, "do not trust"),
+        ([1, 2], "holds no dictionary"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, "1 labels for data of shape"),
+        ({b"data": np.zeros((1, 100), np.uint8), b"fine_labels": [0]}, "of shape"),
+        ({b"data": np.zeros((1, 3072), np.float32), b"fine_labels": [0]}, "float32"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [7]}, "7 for 3 class names"),
+    ],
+)
+def test_refuses(content: object, message: str, tmp_path: Path, cifar_hundred) -> None:
+    cifar_hundred(tmp_path)
+    write(tmp_path / "train", content)
+    with pytest.raises(DataError, match=message):
+        read_cifar(tmp_path, "train")
+
+
+def test_damaged_and_missing(tmp_path: Path, cifar_hundred) -> None:
+    cifar_hundred(tmp_path)
+    whole = (tmp_path / "train").read_bytes()
+    (tmp_path / "train").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"train is damaged.*copy it again"):
+        read_cifar(tmp_path, "train")
+    (tmp_path / "meta").unlink()
+    with pytest.raises(DataError, match="is no CIFAR set"):
+        read_cifar(tmp_path, "train")
+    assert kind_of(tmp_path) is None and kind_of(tmp_path / "nothing") is None
+    with tarfile.open(tmp_path / "cifar-100-python.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(DataError, match="holds no file meta"):
+        read_cifar(tmp_path / "cifar-100-python.tar.gz", "train")
