@@ -57,6 +57,11 @@ class ClassificationLoss(nn.Module, ABC):
         """Value the classifier's bias starts from, or None for its own default."""
         return None
 
+    def acts_on(self) -> str | None:
+        """The part of the classes it treats in its own way, in words for the log of a run; a fact of the class counts
+        alone. None = all of them, or a part that only the steps decide."""
+        return None
+
     @abstractmethod
     def row_losses(
         self,
