@@ -214,6 +214,9 @@ def test_pictures_are_a_function_of_the_draw_with_any_number_of_workers(painted:
         def epoch(self, epoch: int) -> np.ndarray:
             return np.random.default_rng(epoch).permutation(24)
 
+        def labels(self, epoch: int) -> None:
+            return None
+
     def batches(workers: int, start: int = 0) -> list[tuple[Tensor, dict[str, Tensor]]]:
         plan = PositionBatches(Rows(), seed=3, batch_size=4, num_batches=8, start_batch=start)
         loader = make_loader(dataset, plan, workers=workers)

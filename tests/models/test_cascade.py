@@ -29,7 +29,8 @@ from longtail.models import (
     tiny32,
 )
 from longtail.models.cascade import moved_boxes, regions_of_next_stage
-from longtail.models.region_head import Regions, StageResult
+from longtail.models.region_head import StageResult
+from longtail.models.regions import Regions
 from longtail.models.two_stage import Pyramid
 from longtail.replay import ObjectMemory
 from longtail.sampling.random_regions import RandomRegions

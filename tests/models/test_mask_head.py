@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.models.mask_head import MaskBranch, project_masks
 from longtail.models.mask_predictors import OrdinaryMaskPredictor
-from longtail.models.region_head import Regions
+from longtail.models.regions import Regions
 
 C, CHANNELS, SIZE = 3, 4, (48, 48)
 

@@ -9,10 +9,10 @@ from longtail.build.classify import build_classifier
 from longtail.build.detector import build_rcnn
 from longtail.build.proposer import build_proposer
 from longtail.data import ClassStatistics
-from longtail.models import adjust_logits, tau_normalise
+from longtail.models import RCNN, BoxStage, CalibratedHead, adjust_logits, tau_normalise
 from longtail.models.adjustment import leave_logits
 from longtail.models.base import TrainableModel
-from longtail.schema import Recipe, StageSpec, UsageError
+from longtail.schema import Recipe, StageSpec, UsageError, parts
 from longtail.schema import detector as specs
 from longtail.schema.image_classifier import ImageClassifier
 
@@ -38,12 +38,19 @@ def build_model(
             f"stage {stage.name!r} says proposals={stage.proposals}, but {recipe.model.type} looks at no proposals; "
             "take a two-stage detector, such as model=faster_rcnn"
         )
+    if stage.calibration is not None and recipe.model.type not in ("faster_rcnn", "mask_rcnn"):
+        raise UsageError(
+            f"stage {stage.name!r}: a calibrated head stands beside the one region head of faster_rcnn and mask_rcnn, "
+            f"not in {recipe.model.type}; take one of them or leave the stage's calibration out"
+        )
     match recipe.model:
         case specs.RCNN() | specs.CascadeRCNN() as spec if stage.proposals == "only":
             return build_proposer(spec, recipe.images, statistics, pretrained=pretrained, trust=trust)
         case specs.RCNN() as spec:
             model = build_rcnn(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(model, spec.inference.adjust, statistics)
+            if stage.calibration is not None:
+                model.box.calibrated = calibrated_head(stage.calibration, model.box, statistics)
             return model
         case ImageClassifier() as spec:
             pictures = build_classifier(spec, stage, statistics, pretrained=pretrained, trust=trust)
@@ -53,6 +60,26 @@ def build_model(
             cascade = build_cascade(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(cascade, spec.inference.adjust, statistics)
             return cascade
+
+
+def calibrated_head(spec: parts.Calibrated, box: BoxStage, statistics: ClassStatistics) -> CalibratedHead:
+    """The second head of a region head; as it is built, both have the same fresh weights unless it starts anew."""
+    tail = torch.as_tensor(statistics.instance_counts) < spec.tail_below
+    prior = box.classification_loss.bias_prior
+    return CalibratedHead.beside(box.head, box.classifier, tail, start=spec.start, bias_prior=prior)
+
+
+def start_calibration(model: TrainableModel, stage: StageSpec) -> str | None:
+    """Gives the calibrated head the weights that the original head has now, if the stage says so; says what it did."""
+    if not isinstance(model, RCNN) or model.box.calibrated is None or stage.calibration is None:
+        return None
+    tail = model.box.calibrated.tail
+    text = f"the calibrated head scores {int(tail.sum())} of {len(tail)} classes (fewer than "
+    text += f"{stage.calibration.tail_below} training objects)"
+    if stage.calibration.start == "new":
+        return f"{text} and starts anew"
+    model.box.calibrated.copy_from(model.box.head, model.box.classifier)
+    return f"{text} and starts as a copy of the original"
 
 
 def adjust(

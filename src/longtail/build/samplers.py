@@ -6,6 +6,7 @@ import numpy as np
 
 from longtail.data import AnnotationTable
 from longtail.sampling import (
+    BiLevelSampler,
     ClassAwareSampler,
     ClassBalancedPositives,
     ImageSampler,
@@ -22,9 +23,7 @@ from longtail.schema import UsageError, parts
 from longtail.schema.stage import StageSpec
 
 
-def image_sampler(
-    spec: parts.Uniform | parts.RepeatFactor | parts.ClassAware, table: AnnotationTable, *, seed: int
-) -> ImageSampler:
+def image_sampler(spec: parts.SamplerSpec, table: AnnotationTable, *, seed: int) -> ImageSampler:
     """The image sampler of a stage, over the training table."""
     match spec:
         case parts.Uniform():
@@ -42,6 +41,8 @@ def image_sampler(
             )
         case parts.ClassAware():
             return ClassAwareSampler(table.image_start, table.label, table.num_classes, seed=seed)
+        case parts.BiLevel():
+            return BiLevelSampler(table.image_start, table.label, table.num_classes, seed=seed)
 
 
 def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> ImageSampler:

@@ -41,7 +41,7 @@ class Target(TypedDict, total=False):
         picture in this step; original_size (height, width) of the file after EXIF rotation; dropped objects that lost
         their whole area to the transform or too much of it to pasted ones; pasted (G,) bool, with copy-paste alone:
         objects that come from other pictures; proposals (P, 4) float32, with a table of proposals alone: regions, moved
-        as the boxes are, best first.
+        as the boxes are, best first; sampled_class the class the picture was drawn for, with bi-level sampling alone.
     """
 
     boxes: Tensor
@@ -53,14 +53,16 @@ class Target(TypedDict, total=False):
     dropped: int
     pasted: Tensor
     proposals: Tensor
+    sampled_class: int
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A request for a picture: its row, and the seed of all draws made for it."""
+    """A request for a picture: its row, the seed of all draws made for it, and the class it was drawn for, if any."""
 
     image: int
     seed: int
+    label: int | None = None
 
 
 def draw_seed(seed: int, epoch: int, position: int) -> int:
@@ -184,6 +186,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             original_size=(height, width),
             dropped=len(rows) + len(donors) - len(sample["labels"]),
         )
+        if draw.label is not None:
+            target["sampled_class"] = draw.label
         if self.copy_paste is not None:
             target["pasted"] = sample["pasted"]
         if self.proposals is not None:

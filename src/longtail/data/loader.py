@@ -26,6 +26,9 @@ class EpochLists(Protocol):
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Rows of the pictures of this epoch, over all processes."""
 
+    def labels(self, epoch: int) -> NDArray[np.int64] | None:
+        """The class each of them was drawn for, or None."""
+
 
 class PositionBatches(Sampler[list[Draw]]):
     """Cuts the endless stream of epochs into batches and deals them to the processes.
@@ -81,14 +84,16 @@ class PositionBatches(Sampler[list[Draw]]):
             skip -= len(rows)
             epoch += 1
             rows = self._rows(epoch)
+        labels = self.sampler.labels(epoch)
         for _ in count() if self.num_batches is None else range(len(self)):
             batch: list[Draw] = []
             for place in range(whole):
                 if skip == len(rows):
                     epoch, skip = epoch + 1, 0
-                    rows = self._rows(epoch)
+                    rows, labels = self._rows(epoch), self.sampler.labels(epoch)
                 if place % self.world_size == self.rank:
-                    batch.append(Draw(int(rows[skip]), draw_seed(self.seed, epoch, skip)))
+                    label = None if labels is None else int(labels[skip])
+                    batch.append(Draw(int(rows[skip]), draw_seed(self.seed, epoch, skip), label))
                 skip += 1
             yield batch
 

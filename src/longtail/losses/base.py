@@ -66,6 +66,11 @@ class ClassificationLoss(nn.Module, ABC):
         extra = self.num_logits - self.num_classes
         return {0: (), 1: (-CERTAIN,)}.get(extra)
 
+    def acts_on(self) -> str | None:
+        """The part of the classes it treats in its own way, in words for the log of a run; a fact of the class counts
+        alone. None = all of them, or a part that only the steps decide."""
+        return None
+
     @abstractmethod
     def row_losses(
         self,

@@ -45,6 +45,10 @@ class DropLoss(BatchLoss):
         self.tail: Tensor
         self.register_buffer("tail", tail_classes(image_frequency, threshold), persistent=False)
 
+    def acts_on(self) -> str:
+        """How many classes are tail classes."""
+        return f"{int(self.tail.sum())} of {self.num_classes} classes spared the objects of others and most background"
+
     @property
     def num_logits(self) -> int:
         """C."""

@@ -54,6 +54,10 @@ class FederatedLoss(BatchLoss):
         log_share = torch.where(counts > 0, power * counts.clamp(min=1).log(), float("-inf"))
         self.register_buffer("log_share", log_share, persistent=False)
 
+    def acts_on(self) -> str:
+        """How many classes take part in a step."""
+        return f"{min(self.subset, self.num_classes)} of {self.num_classes} classes a step, more if more are present"
+
     @property
     def bias_prior(self) -> float:
         """Logit of ``prior``."""

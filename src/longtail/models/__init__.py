@@ -3,6 +3,7 @@
 from longtail.models.adjustment import adjust_logits, tau_normalise
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.box_heads import conv_head
+from longtail.models.calibrated import CalibratedHead
 from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage, cascade_rcnn
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
@@ -18,7 +19,8 @@ from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
 from longtail.models.proposer import CachedProposals, Proposer
 from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
-from longtail.models.region_head import BoxStage, Regions, StageResult
+from longtail.models.region_head import BoxStage, StageResult
+from longtail.models.regions import Regions
 from longtail.models.remap import remap_classes
 from longtail.models.resampling_nms import ResamplingNMS
 from longtail.models.tiny import tiny32
@@ -31,6 +33,7 @@ __all__ = [
     "BalancedFeaturePyramid",
     "BoxStage",
     "CachedProposals",
+    "CalibratedHead",
     "CascadeRCNN",
     "CascadeStage",
     "Classifier",

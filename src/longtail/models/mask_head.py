@@ -13,7 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from longtail.losses.cells import full_precision
 from longtail.losses.state import shared_normalisers
 from longtail.models.proposals import Maps
-from longtail.models.region_head import Regions
+from longtail.models.regions import Regions
 
 
 class MaskBranch(nn.Module):

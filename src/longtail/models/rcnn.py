@@ -83,7 +83,7 @@ class RCNN(TwoStageDetector):
             record=record,
             update_state=update_state,
         )
-        if self.mask is None:
+        if self.mask is None or self.box.calibrated is not None:
             return stage.losses
         return stage.losses | self.mask.losses(pyramid.maps, pyramid.size, stage.regions, targets)
 

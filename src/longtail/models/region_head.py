@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ from torchvision.ops import MultiScaleRoIAlign
 from longtail.losses.auxiliary import Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.cells import full_precision
+from longtail.losses.state import shared_normalisers
+from longtail.models.calibrated import SAMPLED_CLASS, CalibratedHead, sample_bi_level
 from longtail.models.classifiers import Classifier
 from longtail.models.matching import Matcher
 from longtail.models.proposals import Maps, box_loss_between
+from longtail.models.regions import Regions
 from longtail.models.replay_losses import (
     BoxRows,
     all_rows,
@@ -25,47 +28,11 @@ from longtail.models.replay_losses import (
     joining_box_rows,
     region_normalisers,
 )
-from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
+from longtail.replay.base import FeatureReplay, ReplayRows
 from longtail.sampling.regions import RegionSampler
 from longtail.schema.errors import UsageError
 
 Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Regions:
-    """The regions one step learns from, one entry per image, positives first.
-
-    Shapes, image i with n_i regions of which ``num_positive[i]`` = p_i are positive:
-        proposals (n_i, 4) corners in pixels of the batch; labels (n_i,) in 0..C, C = background; gt_index (p_i,) and
-        gt_boxes (p_i, 4), the matched objects; is_object (n_i,), regions that are the objects' own boxes.
-    """
-
-    proposals: list[Tensor]
-    labels: list[Tensor]
-    gt_index: list[Tensor]
-    gt_boxes: list[Tensor]
-    num_positive: list[int]
-    is_object: list[Tensor] = field(default_factory=list)
-
-    def positives(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The positives' part of per-image ``values``."""
-        return [value[:count] for value, count in zip(values, self.num_positive, strict=True)]
-
-    def rows(self, features: Tensor) -> RegionRows:
-        """Everything as rows with ``features`` (N, ...), for the replay parts."""
-        counts = [len(labels) for labels in self.labels]
-        image = torch.arange(len(counts), device=features.device)
-        negatives = [boxes[count:] for boxes, count in zip(self.proposals, self.num_positive, strict=True)]
-        none = [index.new_full((len(boxes),), -1) for index, boxes in zip(self.gt_index, negatives, strict=True)]
-        return RegionRows(
-            features=features,
-            labels=torch.cat(self.labels),
-            proposals=torch.cat(self.proposals),
-            gt_boxes=torch.cat(_interleave(self.gt_boxes, negatives)),
-            gt_index=torch.cat(_interleave(self.gt_index, none)),
-            image_index=torch.cat([image[i].expand(count) for i, count in enumerate(counts)]),
-        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +112,7 @@ class BoxStage(nn.Module):
         self.classification_weight = classification_weight
         self.box_weight = box_weight
         self.add_objects = add_objects
+        self.calibrated: CalibratedHead | None = None  # scores the tail, and is then all that trains
         self.adjustment: nn.Module | None = None  # of the logits, when detecting; see longtail.models.adjustment
 
     def predict(self, maps: Maps, size: Size, proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -162,6 +130,9 @@ class BoxStage(nn.Module):
         if self.adjustment is not None:
             logits = self.adjustment(logits)
         scores = self.classification_loss.scores(logits)
+        if self.calibrated is not None:
+            own = self.classification_loss.scores(self.calibrated.detection_logits(pooled))
+            scores = self.calibrated.combine(scores, own)
         return scores, full_precision(self.regressor(features))
 
     def losses(
@@ -187,6 +158,10 @@ class BoxStage(nn.Module):
             update_state: whether loss and replay may change their state; None follows ``self.training``.
         """
         update = self.training if update_state is None else update_state
+        if self.calibrated is not None:
+            return self._calibration(
+                self.calibrated, maps, size, proposals, targets, generators, step_generator, update
+            )
         regions = self.sample(maps, size, proposals, targets, generators)
         pooled = self.pool(maps, regions.proposals, [size])
         count = pooled.shape[0]
@@ -248,6 +223,36 @@ class BoxStage(nn.Module):
             record.keep("region_labels", labels)
         return StageResult(losses, regions, features[:count], logits[:count])
 
+    def _calibration(
+        self,
+        calibrated: CalibratedHead,
+        maps: Maps,
+        size: Size,
+        proposals: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Any]],
+        generators: Sequence[torch.Generator | None] | None,
+        step_generator: torch.Generator | None,
+        update: bool,
+    ) -> StageResult:
+        """``loss_calibrated`` alone: of regions sampled by class where the targets say for which class they were
+        drawn, otherwise of those of the region sampler."""
+        if SAMPLED_CLASS in targets[0]:
+            regions = sample_bi_level(
+                self.matcher, proposals, targets, step_generator, self.num_classes, self.add_objects
+            )
+        else:
+            regions = self.sample(maps, size, proposals, targets, generators)
+        pooled = self.pool(maps, regions.proposals, [size])
+        features = calibrated.head(pooled)
+        logits = full_precision(calibrated.classifier(features))
+        labels = torch.cat(regions.labels)
+        count = self.classification_loss.normaliser_count(labels, None)
+        (normaliser,) = shared_normalisers([count], device=labels.device)
+        loss = self.classification_loss(
+            logits, labels, normaliser=normaliser, update_state=update, generator=step_generator
+        )
+        return StageResult({"loss_calibrated": loss * self.classification_weight}, regions, features, logits)
+
     @torch.no_grad()
     def sample(
         self,
@@ -269,15 +274,7 @@ class BoxStage(nn.Module):
                 loss_of = _CandidateLoss(self, maps, size, image, candidates, matched, gt_labels)
             generator = None if generators is None else generators[image]
             positive, negative = self.sampler(iou, matched, gt_labels, generator, loss_of)
-            gt_index = matched[positive]
-            background = gt_labels.new_full((negative.shape[0],), self.num_classes)
-            chosen = torch.cat((positive, negative))
-            regions.proposals.append(candidates[chosen])
-            regions.is_object.append(chosen >= len(proposals[image]))
-            regions.labels.append(torch.cat((gt_labels[gt_index], background)))
-            regions.gt_index.append(gt_index)
-            regions.gt_boxes.append(gt_boxes[gt_index])
-            regions.num_positive.append(positive.shape[0])
+            regions.add(candidates, len(proposals[image]), matched, target, positive, negative, self.num_classes)
         return regions
 
     def _logits(self, pooled: Tensor, features: Tensor) -> Tensor:
@@ -381,7 +378,3 @@ def check_region_loss(loss: ClassificationLoss, classifier: Classifier, num_clas
 
 def _append(features: Tensor, extra: Sequence[Tensor]) -> Tensor:
     return torch.cat([features, *(values.to(features.dtype) for values in extra)]) if extra else features
-
-
-def _interleave(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
-    return [value for pair in zip(first, second, strict=True) for value in pair]

@@ -54,6 +54,8 @@ def explain_stage(recipe: Recipe, stage: StageSpec) -> list[str]:
         ("classification loss", part_text(stage.classification_loss)),
         ("box loss", part_text(stage.box_loss)),
     ]
+    if stage.calibration is not None:
+        seams.append(("second head", part_text(stage.calibration)))
     seams += [("feature replay", part_text(part)) for part in stage.replay] or [("feature replay", "none")]
     seams += [("auxiliary loss", part_text(part)) for part in stage.auxiliary_losses]
     if stage.colour is not None:

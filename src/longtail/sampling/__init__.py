@@ -1,6 +1,7 @@
 """Which pictures and which regions are learnt from."""
 
 from longtail.sampling.balanced_positives import ClassBalancedPositives, InstanceBalancedPositives
+from longtail.sampling.bi_level import BiLevelSampler
 from longtail.sampling.class_aware import ClassAwareSampler
 from longtail.sampling.hard_examples import OnlineHardExamples
 from longtail.sampling.images import ImageSampler, UniformSampler
@@ -11,6 +12,7 @@ from longtail.sampling.repeat_factor import RepeatFactors, RepeatFactorSampler, 
 from longtail.sampling.sources import SourceSampler
 
 __all__ = [
+    "BiLevelSampler",
     "ClassAwareSampler",
     "ClassBalancedPositives",
     "ImageSampler",

@@ -29,6 +29,10 @@ class ImageSampler(ABC):
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Rows of the pictures of this epoch, over all processes, in order. Its length may vary between epochs."""
 
+    def labels(self, epoch: int) -> NDArray[np.int64] | None:
+        """The class each of these pictures was drawn for, 0..C-1; None = for no class in particular."""
+        return None
+
     @abstractmethod
     def describe(self) -> str:
         """One line on what it does."""

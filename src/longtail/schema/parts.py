@@ -50,7 +50,15 @@ class ClassAware(Part):
     type: Literal["class_aware"] = "class_aware"
 
 
-SamplerSpec = Annotated[Uniform | RepeatFactor | ClassAware, Field(discriminator="type"), BeforeValidator(named)]
+class BiLevel(Part):
+    """A class for every image, drawn uniformly, then one of its images (SimCal): a batch of 16 is 16 classes."""
+
+    type: Literal["bi_level"] = "bi_level"
+
+
+SamplerSpec = Annotated[
+    Uniform | RepeatFactor | ClassAware | BiLevel, Field(discriminator="type"), BeforeValidator(named)
+]
 
 
 # --- region samplers (seam 2) -----------------------------------------------------------------------------------------
@@ -152,6 +160,19 @@ class Deconfounded(Part):
 ClassifierSpec = Annotated[
     Linear | Cosine | NormedLinear | WeightScaling | Deconfounded, Field(discriminator="type"), BeforeValidator(named)
 ]
+
+
+class Calibrated(Part):
+    """A second box head and classifier on the pooled features, which scores the tail classes (SimCal)."""
+
+    type: Literal["calibrated"] = "calibrated"
+    tail_below: int = Field(
+        100, ge=0, description="It scores the classes with fewer training objects; 100 published for LVIS, 400 COCO-LT."
+    )
+    start: Literal["copy", "new"] = Field("copy", description="From the original head's weights, or drawn anew.")
+
+
+CalibrationSpec = Annotated[Calibrated, BeforeValidator(named)]
 
 
 # --- feature replay (seam 5) ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from longtail.schema.augmentation import ColourSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec, SmoothL1, Softmax
 from longtail.schema.parts import (
     AuxiliaryLossSpec,
+    CalibrationSpec,
     ClassifierSpec,
     Part,
     PassSpec,
@@ -119,6 +120,9 @@ class StageSpec(Part):
     )
     region_sampler: RegionSamplerSpec = Random()
     classifier: ClassifierSpec | None = Field(None, description="Replaces the model's classifier in this stage.")
+    calibration: CalibrationSpec | None = Field(
+        None, description="A second head for the tail classes, of which alone this stage has a loss."
+    )
     classification_loss: ClassificationLossSpec = Softmax()
     box_loss: BoxLossSpec = SmoothL1()
     box_weight: float = Field(1.0, ge=0, description="Factor on the box loss of the region head.")
@@ -141,5 +145,15 @@ class StageSpec(Part):
         if self.auxiliary_losses and self.teacher is None:
             raise ValueError(
                 f"stage {self.name!r} has auxiliary losses but no teacher; add `teacher: {{weights: start}}`"
+            )
+        if self.calibration is not None and (self.replay or self.auxiliary_losses):
+            raise ValueError(
+                f"stage {self.name!r} has a calibrated head, whose loss is the stage's only one; leave replay and "
+                "auxiliary_losses to an earlier stage"
+            )
+        if self.source_weights and self.sampler.type == "bi_level":
+            raise ValueError(
+                f"stage {self.name!r}: bi_level sampling draws from all sources together; leave source_weights out or "
+                "take the sampler class_aware"
             )
         return self

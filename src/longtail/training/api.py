@@ -20,7 +20,7 @@ from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage, refuse_early
 from longtail.training.checking import check_data
 from longtail.training.checkpoint import Cursor, Identity
-from longtail.training.describe import describe_run, describe_sampler
+from longtail.training.describe import describe_losses, describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
 from longtail.training.material import TrainingData
@@ -215,6 +215,7 @@ def _run(
                 if first and keeps_start(spec):
                     checkpoints.write_checkpoint(start, stage.model, identity)
             lines = describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule)
+            lines += describe_losses(stage.model)
             for line in [*lines, *describe_replay(spec.replay, data.statistics)]:
                 say(line)
             if resumed:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
 from longtail.build.losses import auxiliary_losses
-from longtail.build.model import adjust, build_model
+from longtail.build.model import adjust, build_model, start_calibration
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
@@ -125,6 +125,9 @@ def assemble_stage(
         say(load_start(model, Path(start), spec, data.statistics, trust=trust))
     elif previous is not None:
         say(load_previous(model, previous, spec, origin="the previous stage"))
+    calibration = start_calibration(model, spec)
+    if calibration is not None:
+        say(f"stage {spec.name}: {calibration}")
     trained = freeze(model, spec.trainable)
     say(f"stage {spec.name}: {len(trained)} of {sum(1 for _ in model.parameters())} parameter tensors train")
 

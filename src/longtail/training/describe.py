@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.sources import RunPaths
+from longtail.losses import ClassificationLoss
 from longtail.sampling import ImageSampler, RepeatFactorSampler
 from longtail.schema.stage import Schedule
 from longtail.training.material import TrainingData
@@ -108,3 +110,10 @@ def describe_sampler(
     if isinstance(sampler, RepeatFactorSampler):
         lines += sampler.effect(statistics.group, statistics.names).lines()
     return lines
+
+
+def describe_losses(model: nn.Module) -> list[str]:
+    """What every classification loss of the model says of the classes it acts on; equal lines once."""
+    losses = [module for module in model.modules() if isinstance(module, ClassificationLoss)]
+    facts = [(type(loss).__name__, loss.acts_on()) for loss in losses]
+    return list(dict.fromkeys(f"{name}: {fact}" for name, fact in facts if fact is not None))

@@ -21,6 +21,7 @@ PROPOSER_KEYS = ("backbone", "channels_last", "proposals")
 
 HEAD_KEYS = (
     "region_sampler", "classifier", "classification_loss", "box_loss", "box_weight", "mask_weight", "replay",
+    "calibration",
 )  # fmt: skip
 """Keys of a stage that such a network has no use for."""
 
