@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from contract_parts import build
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 import longtail.models
@@ -20,7 +22,7 @@ from longtail.build.model import build_model
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.losses import BoxLoss, ClassificationLoss, SmoothL1Loss
-from longtail.models import BoxStage, Matcher
+from longtail.models import BoxStage, DenseHead, Matcher
 from longtail.models.base import TrainableModel
 from longtail.models.classifiers import Classifier
 from longtail.replay import FeatureReplay
@@ -125,7 +127,30 @@ def region_head(
     return stage, step
 
 
+def dense_head(loss: ClassificationLoss, classifier: type[Classifier]) -> tuple[nn.Module, Step]:
+    """The head of a one-stage detector, whose classifier is its own last convolution, and its losses on two pictures
+    with two objects each."""
+    torch.manual_seed(0)
+    channels = 8
+    head = DenseHead(
+        num_classes=CLASSES,
+        channels=channels,
+        anchor_generator=AnchorGenerator(((16.0,), (32.0,)), ((0.5, 1.0, 2.0),) * 2),
+        classification_loss=loss,
+        box_loss=SmoothL1Loss(),
+        matcher=Matcher(0.5, 0.4, low_quality=True),
+        layers=1,
+    )
+    draw = torch.Generator().manual_seed(1)
+    maps = {"0": torch.randn(2, channels, 16, 16, generator=draw), "1": torch.randn(2, channels, 8, 8, generator=draw)}
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
+    targets = [{"boxes": boxes, "labels": torch.tensor(labels)} for labels in ([0, 3], [1, 4])]
+    images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
+    return head, lambda: head.losses(images, maps, targets, generator=draw)
+
+
 HEADS: dict[str, Callable[[ClassificationLoss, type[Classifier]], tuple[nn.Module, Step]]] = {
+    "dense": dense_head,
     "roi": region_head,
 }
 """Every kind of head: (loss, classifier) -> the head and its step."""
@@ -137,7 +162,11 @@ SMALL = [
     "scale=tiny", "model.backbone=tiny32", "model.neck.channels=8", "images.test_short_side=64",
     "model.inference.detections_per_image=5",
 ]  # fmt: skip
-SMALL_PARTS = {"regions": "model.regions.channels=16", "masks": "model.masks.channels=[8]"}
+SMALL_PARTS = {
+    "regions": "model.regions.channels=16",
+    "masks": "model.masks.channels=[8]",
+    "dense": "stages.*.classification_loss=focal",
+}
 """For detectors that have the part."""
 
 

@@ -196,13 +196,24 @@ def test_counts_of_two_batches_add_up(case):
     """So that they can be summed over processes."""
     loss = build(case)
     _, labels = logits_and_labels(loss, 12)
-    for weight in (None, torch.tensor([1.0, 0.0, 0.5, 2.0] * 3)):
-        for cut in (0, 1, 5):
-            parts = [
-                loss.normaliser_count(labels[rows], None if weight is None else weight[rows])
-                for rows in (slice(cut), slice(cut, None))
-            ]
-            assert float(parts[0]) + float(parts[1]) == float(loss.normaliser_count(labels, weight))
+    for count in (loss.normaliser_count, loss.dense_normaliser_count):
+        for weight in (None, torch.tensor([1.0, 0.0, 0.5, 2.0] * 3)):
+            for cut in (0, 1, 5):
+                parts = [
+                    count(labels[rows], None if weight is None else weight[rows])
+                    for rows in (slice(cut), slice(cut, None))
+                ]
+                assert float(parts[0]) + float(parts[1]) == float(count(labels, weight))
+
+
+@every_loss
+def test_a_dense_head_divides_by_the_foreground(case):
+    """Except losses whose cells weigh relative to their number."""
+    loss = build(case)
+    labels = torch.tensor([0, 5, 5, 2, 5, 1])
+    weight = torch.tensor([1.0, 1.0, 0.0, 0.5, 2.0, 0.0])
+    found = [float(loss.dense_normaliser_count(labels, given)) for given in (None, weight)]
+    assert found == ([30.0, 20.0] if case[0].__name__ in CROWD_WEIGHTS else [3.0, 2.0])
 
 
 @every_loss

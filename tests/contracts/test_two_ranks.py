@@ -3,18 +3,22 @@
 One session for everything, since starting two processes is the slow part. This file is also what each of them runs.
 """
 
+import copy
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from contract_parts import BOX_LOSSES, LOSSES, REPLAYS, build, logits_and_labels, region_rows, step_inputs
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
-from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, SeesawLoss
+from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, GHMRegression, SeesawLoss, SmoothL1Loss
 from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
-from longtail.models import DeconfoundedClassifier
+from longtail.models import DeconfoundedClassifier, DenseHead, Matcher
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import per_rank_names
 
@@ -147,6 +151,63 @@ def classifiers(rank):
     equal_on_both(dict(classifier.named_buffers()), "DeconfoundedClassifier")
 
 
+def dense_heads(rank):
+    """Two processes with one picture each have the mean gradient of one process with both, although the second picture
+    has no object; and keep the same state."""
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 8, 16, 16, generator=draw)
+    some = {"boxes": torch.tensor([[4.0, 4, 30, 40], [20, 10, 60, 50]]), "labels": torch.tensor([0, 3])}
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    for case in LOSSES:
+        for box_loss in (SmoothL1Loss(), GHMRegression()):
+            loss = build(case.values[0])
+            if "dense" not in loss.heads or not case.values[0][1].get("sync", True):
+                continue
+            torch.manual_seed(0)
+            head = DenseHead(
+                num_classes=5, channels=8, anchor_generator=AnchorGenerator(((16.0,),), ((0.5, 1.0, 2.0),)),
+                classification_loss=loss, box_loss=box_loss, matcher=Matcher(0.5, 0.4, low_quality=True), layers=1,
+                quality="iou",
+            )  # fmt: skip
+            alone = copy.deepcopy(head)
+            for module in alone.modules():
+                if hasattr(module, "sync"):
+                    module.sync = False
+            images = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
+            losses = head.losses(images, {"0": maps[rank : rank + 1]}, [(some, none)[rank]], update_state=True)
+            sum(losses.values()).backward()
+            with without_processes():
+                both = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
+                together = alone.losses(both, {"0": maps}, [some, none], update_state=True)
+                sum(together.values()).backward()
+            expected = dict(alone.named_parameters())
+            for name, parameter in head.named_parameters():
+                mean = sum_over_ranks(parameter.grad) / 2
+                torch.testing.assert_close(mean, expected[name].grad, rtol=1e-4, atol=1e-6, msg=f"{name} of {case.id}")
+            for name, value in sum_of(losses).items():
+                torch.testing.assert_close(value / 2, together[name].detach(), rtol=1e-4, atol=1e-6, msg=case.id)
+            kept = dict(alone.named_buffers())
+            for name, value in head.named_buffers():
+                # gradients are averaged over processes, so each one's own are twice as large; only their ratio counts
+                value = value / 2 if ".gradients." in name else value
+                torch.testing.assert_close(value, kept[name], rtol=1e-5, atol=1e-7, msg=f"{name} of {case.id}")
+
+
+def sum_of(losses):
+    return {name: sum_over_ranks(value) for name, value in losses.items()}
+
+
+@contextmanager
+def without_processes():
+    """As if there were one process."""
+    known = dist.is_initialized
+    dist.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        dist.is_initialized = known
+
+
 if __name__ == "__main__":
     this_rank = int(sys.argv[1])
     dist.init_process_group("gloo", init_method=Path(sys.argv[2]).as_uri(), rank=this_rank, world_size=2)
@@ -157,5 +218,6 @@ if __name__ == "__main__":
     state_is_that_of_all_rows(this_rank)
     replays(this_rank)
     classifiers(this_rank)
+    dense_heads(this_rank)
     dist.barrier()
     dist.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from longtail.models import (
     faster_rcnn,
     mask_rcnn,
 )
-from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
+from longtail.models.backbones import ExtraLevel, PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.box_heads import conv_head
 from longtail.models.matching import Matcher
 from longtail.models.necks import BalancedFeaturePyramid
@@ -104,16 +104,21 @@ def two_stage_arguments(
         "embedding_size": model.regions.channels,
         "box_pool": region_pool(pyramid, model.regions.pool_size, model.regions),
         "preprocess": batcher(model, pyramid, images),
-        "inference": Inference(
-            score_threshold=model.inference.score_threshold,
-            nms_threshold=model.inference.nms_threshold,
-            detections_per_image=model.inference.detections_per_image,
-            pre_nms_cap=model.inference.pre_nms_cap,
-        ),
+        "inference": inference(model.inference),
     }
 
 
-def batcher(model: specs.DetectorPart, pyramid: PyramidBackbone, images: Images) -> ImageBatcher:
+def inference(spec: specs.Inference) -> Inference:
+    """What becomes a detection."""
+    return Inference(
+        score_threshold=spec.score_threshold,
+        nms_threshold=spec.nms_threshold,
+        detections_per_image=spec.detections_per_image,
+        pre_nms_cap=spec.pre_nms_cap,
+    )
+
+
+def batcher(model: specs.ModelPart, pyramid: PyramidBackbone, images: Images) -> ImageBatcher:
     """From pictures to a batch."""
     return ImageBatcher(
         pyramid.mean,
@@ -162,13 +167,23 @@ def backbone(
     *,
     pretrained: bool,
     trust: bool = False,
+    finest_stage: int = 1,
+    extra_level: ExtraLevel | Literal["default"] = "default",
 ) -> PyramidBackbone:
     """The backbone with its neck.
+
+    Args:
+        spec, neck: of the resolved recipe.
+        pretrained, trust: as for :func:`build_rcnn`.
+        finest_stage: first stage of a ResNet that enters the pyramid.
+        extra_level: levels beyond the backbone's; the default is that of R-CNN, one by subsampling for a ResNet.
 
     Raises:
         UsageError: a neck that needs more levels than the backbone gives, or a network that cannot be had.
     """
-    pyramid = pyramid_backbone(spec, neck, pretrained=pretrained, trust=trust)
+    pyramid = pyramid_backbone(
+        spec, neck, pretrained=pretrained, trust=trust, finest_stage=finest_stage, extra_level=extra_level
+    )
     if neck.balance is not None:
         pyramid.balance = balance(neck.balance, channels=neck.channels, levels=len(pyramid.strides))
     return pyramid
@@ -198,8 +213,11 @@ def pyramid_backbone(
     *,
     pretrained: bool,
     trust: bool,
+    finest_stage: int = 1,
+    extra_level: ExtraLevel | Literal["default"] = "default",
 ) -> PyramidBackbone:
     """The backbone with its feature pyramid."""
+    additional = None if extra_level == "default" else extra_level
     match spec:
         case specs.ResNet():
             if pretrained and spec.weights is None and spec.norm == "frozen_batch":
@@ -213,6 +231,8 @@ def pyramid_backbone(
                 trust=trust,
                 trainable_layers=spec.trainable_layers,
                 norm=spec.norm,
+                returned_layers=tuple(range(finest_stage, 5)),
+                extra_level="pool" if extra_level == "default" else extra_level,
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
                 fpn_kind=neck.type,
@@ -225,13 +245,14 @@ def pyramid_backbone(
                 weights=weights_argument(spec.weights) if pretrained else None,
                 trust=trust,
                 out_indices=spec.out_indices,
+                extra_level=additional,
                 fpn_channels=neck.channels,
                 fpn_norm=neck.norm,
                 fpn_kind=neck.type,
                 freeze_norm=spec.freeze_norm,
             )
         case specs.Tiny32():
-            return tiny32(fpn_channels=neck.channels, fpn_norm=neck.norm, fpn_kind=neck.type)
+            return tiny32(fpn_channels=neck.channels, fpn_norm=neck.norm, fpn_kind=neck.type, extra_level=additional)
 
 
 def weights_argument(weights: str | None) -> str | Path | None:

@@ -19,8 +19,10 @@ from longtail.losses import (
     DropLoss,
     EqualizationLoss,
     EqualizationLossV2,
+    EqualizedFocalLoss,
     FederatedLoss,
     FocalLoss,
+    GHMClassification,
     GHMRegression,
     GIoULoss,
     GroupSoftmaxLoss,
@@ -60,6 +62,12 @@ def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassSta
             )
         case specs.ClassBalanced():
             return ClassBalancedLoss(instances, beta=spec.beta, form=spec.form, background=spec.background)
+        case specs.EqualizedFocal():
+            return EqualizedFocalLoss(
+                classes, gamma=spec.gamma, scale=spec.scale, alpha=spec.alpha, prior=spec.prior, sync=spec.sync
+            )
+        case specs.GHMC():
+            return GHMClassification(classes, bins=spec.bins, momentum=spec.momentum, prior=spec.prior, sync=spec.sync)
         case specs.GroupSoftmax():
             return GroupSoftmaxLoss(instances, edges=spec.edges, others_ratio=spec.others_ratio)
         case specs.LDAM():

@@ -6,13 +6,14 @@ import torch
 
 from longtail.build.cascade import build_cascade
 from longtail.build.classify import build_classifier
+from longtail.build.dense import build_retinanet
 from longtail.build.detector import build_rcnn
-from longtail.build.proposer import build_proposer
+from longtail.build.proposer import build_proposal_detector, build_proposer
 from longtail.data import ClassStatistics
 from longtail.models import RCNN, BoxStage, CalibratedHead, adjust_logits, tau_normalise
 from longtail.models.adjustment import leave_logits
 from longtail.models.base import TrainableModel
-from longtail.schema import Recipe, StageSpec, UsageError, parts
+from longtail.schema import Recipe, StageSpec, UsageError, dense, parts
 from longtail.schema import detector as specs
 from longtail.schema.image_classifier import ImageClassifier
 
@@ -60,6 +61,12 @@ def build_model(
             cascade = build_cascade(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
             adjust(cascade, spec.inference.adjust, statistics)
             return cascade
+        case dense.RetinaNet() as spec:
+            one_stage = build_retinanet(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
+            adjust(one_stage, spec.inference.adjust, statistics)
+            return one_stage
+        case dense.RegionProposalNetwork() as spec:
+            return build_proposal_detector(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
 
 
 def calibrated_head(spec: parts.Calibrated, box: BoxStage, statistics: ClassStatistics) -> CalibratedHead:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from longtail.build.detector import backbone, batcher, proposals
 from longtail.data import ClassStatistics
-from longtail.models.proposer import Proposer
+from longtail.models.proposals import TopN
+from longtail.models.proposer import ProposalDetector, Proposer
+from longtail.schema import StageSpec, UsageError, dense, parts
 from longtail.schema import detector as specs
 from longtail.schema.recipe import Images
 
@@ -24,3 +26,34 @@ def build_proposer(
     pyramid = backbone(model.backbone, neck, pretrained=pretrained, trust=trust)
     network = proposals(model.proposals, pyramid, statistics)
     return Proposer(preprocess=batcher(model, pyramid, images), backbone=pyramid, rpn=network)
+
+
+def build_proposal_detector(
+    model: dense.RegionProposalNetwork,
+    images: Images,
+    stage: StageSpec,
+    statistics: ClassStatistics,
+    *,
+    pretrained: bool,
+    trust: bool = False,
+) -> ProposalDetector:
+    """The proposal network as a detector of its own, on the neck of the recipe; its sampler, matcher and box loss are
+    those of ``model.proposals``.
+
+    Raises:
+        UsageError: the stage asks for what needs regions.
+        LongtailError: pretrained weights that cannot be had.
+    """
+    if stage.replay or not isinstance(stage.region_sampler, parts.Random):
+        raise UsageError(
+            f"stage {stage.name!r}: a region_proposal_network has no region head for a region sampler or feature "
+            "replay; set its own sampler, model.proposals.region_sampler"
+        )
+    pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
+    network = proposals(model.proposals, pyramid, statistics)
+    network.top_in_losses = TopN(1, 1)  # nobody looks at the proposals of a training step
+    return ProposalDetector(
+        preprocess=batcher(model, pyramid, images),
+        backbone=pyramid,
+        rpn=network,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from longtail.cli.command import Command, add_device, add_json, add_quiet, print_json
 from longtail.cli.ranks import is_first
 
-PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins")
+PROTOCOLS = ("auto", "lvis", "coco", "fixed", "pool", "voc", "bins", "proposals")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ from longtail.data.statistics import ClassStatistics
 from longtail.data.table import AnnotationTable
 from longtail.evaluation.detections import DetectionTable
 from longtail.evaluation.pascal_voc import voc
-from longtail.evaluation.protocols import bins, coco, fixed, lvis, pool
+from longtail.evaluation.protocols import bins, coco, fixed, lvis, pool, proposals
 from longtail.evaluation.result import EvaluationResult
 from longtail.schema.errors import UsageError
 
-PROTOCOLS = ("auto", "lvis", "coco", "voc", "fixed", "pool", "bins")
+PROTOCOLS = ("auto", "lvis", "coco", "voc", "fixed", "pool", "bins", "proposals")
 
 
 def evaluate(
@@ -33,6 +33,7 @@ def evaluate(
         truth: evaluated annotations.
         protocol: one of :data:`PROTOCOLS`; ``"auto"`` is LVIS if *all* images carry both federated lists, otherwise
             COCO. A plain COCO file under LVIS rules would lose every false positive in images without the class.
+            ``"proposals"`` looks at no classes and measures average recall.
         iou_type: ``"bbox"`` or ``"segm"``.
         training: statistics of the training annotations, from which alone groups are made.
         groups: letter of every class, instead of those of ``training``.
@@ -43,6 +44,10 @@ def evaluate(
         UsageError: an unknown protocol, or a combination that makes no sense.
         DataError: detections that do not belong to ``truth``, or annotations the protocol cannot use.
     """
+    if protocol == "proposals":
+        if iou_type != "bbox" or max_detections is not None:
+            raise UsageError("the protocol 'proposals' measures boxes (iou_type='bbox') at caps of its own")
+        return proposals(detections, truth)
     run = {"lvis": lvis, "coco": coco, "voc": voc, "fixed": fixed, "pool": pool, "bins": bins}.get(
         automatic(truth) if protocol == "auto" else protocol
     )

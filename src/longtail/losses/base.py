@@ -94,6 +94,13 @@ class ClassificationLoss(nn.Module, ABC):
         counts, so that it can be summed over ranks."""
         return float(labels.shape[0]) if weight is None else (weight > 0).sum()
 
+    def dense_normaliser_count(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
+        """The same for a dense head, whose background rows are legion: the foreground rows with positive weight."""
+        foreground: Tensor = labels < self.num_classes
+        if weight is not None:
+            foreground = foreground & (weight > 0)
+        return foreground.sum()
+
     def normaliser(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
         """What the sum of these rows' losses is divided by on their own: :meth:`normaliser_count`, at least 1.
 

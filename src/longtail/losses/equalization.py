@@ -58,6 +58,8 @@ class EqualizationLoss(ClassificationLoss):
         if form not in ("sigmoid", "softmax"):
             raise ValueError(f'form must be "sigmoid" or "softmax", got {form!r}')
         self.form = form
+        if form == "sigmoid":
+            self.heads = frozenset({"roi", "dense"})  # type: ignore[misc]  # wider than the class: no softmax there
         self._bias_prior = prior_logit(prior)
         self.tail: Tensor
         self.register_buffer("tail", tail_classes(image_frequency, threshold), persistent=False)

@@ -41,6 +41,8 @@ class FederatedLoss(BatchLoss):
         ValueError: an argument outside its range.
     """
 
+    heads = frozenset({"roi", "dense"})
+
     def __init__(self, image_counts: Tensor, *, subset: int = 50, power: float = 0.5, prior: float = 0.01) -> None:
         super().__init__(num_classes=len(image_counts))
         if (image_counts < 0).any():

@@ -137,6 +137,10 @@ class GHMClassification(BatchLoss):
         """Cells of the rows with weight > 0."""
         return super().normaliser_count(labels, weight) * self.num_classes
 
+    def dense_normaliser_count(self, labels: Tensor, weight: Tensor | None) -> Tensor | float:
+        """The same: the weights of the cells are relative to their number."""
+        return self.normaliser_count(labels, weight)
+
 
 class GHMRegression(BoxLoss):
     """``sqrt(d^2 + mu^2) - mu`` on encoded offsets, weighted by how many have a gradient of the same size.

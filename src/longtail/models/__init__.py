@@ -1,6 +1,7 @@
 """Detectors and their parts: backbones, heads, classifiers, matching and what becomes a detection."""
 
 from longtail.models.adjustment import adjust_logits, tau_normalise
+from longtail.models.atss import ATSSMatcher
 from longtail.models.backbones import PyramidBackbone, resnet_fpn, timm_fpn
 from longtail.models.box_heads import conv_head
 from longtail.models.calibrated import CalibratedHead
@@ -8,6 +9,7 @@ from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage,
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
 from longtail.models.deformable import DeformableConv2d, make_deformable
+from longtail.models.dense_head import DenseHead, DenseOutputs
 from longtail.models.image_classifier import ImageClassifier
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.mask_head import MaskBranch
@@ -17,19 +19,21 @@ from longtail.models.necks import PAFPN, BalancedFeaturePyramid, EmbeddedGaussia
 from longtail.models.postprocess import Inference, masks_to_rle, paste_masks
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
-from longtail.models.proposer import CachedProposals, Proposer
+from longtail.models.proposer import CachedProposals, ProposalDetector, Proposer
 from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
 from longtail.models.region_head import BoxStage, StageResult
 from longtail.models.regions import Regions
 from longtail.models.remap import remap_classes
 from longtail.models.resampling_nms import ResamplingNMS
+from longtail.models.retinanet import RetinaNet, retinanet
 from longtail.models.tiny import tiny32
-from longtail.models.torchvision_weights import from_torchvision
+from longtail.models.torchvision_weights import from_torchvision, retinanet_from_torchvision
 
 __all__ = [
     "PAFPN",
     "PUBLISHED_STAGES",
     "RCNN",
+    "ATSSMatcher",
     "BalancedFeaturePyramid",
     "BoxStage",
     "CachedProposals",
@@ -40,6 +44,8 @@ __all__ = [
     "CosineClassifier",
     "DeconfoundedClassifier",
     "DeformableConv2d",
+    "DenseHead",
+    "DenseOutputs",
     "EmbeddedGaussian",
     "ImageBatcher",
     "ImageClassifier",
@@ -52,6 +58,7 @@ __all__ = [
     "NormalisedMaskPredictor",
     "NormedLinear",
     "OrdinaryMaskPredictor",
+    "ProposalDetector",
     "ProposalFilter",
     "ProposalNetwork",
     "Proposals",
@@ -59,6 +66,7 @@ __all__ = [
     "PyramidBackbone",
     "Regions",
     "ResamplingNMS",
+    "RetinaNet",
     "StageResult",
     "TopN",
     "adjust_logits",
@@ -73,6 +81,8 @@ __all__ = [
     "proposal_network",
     "remap_classes",
     "resnet_fpn",
+    "retinanet",
+    "retinanet_from_torchvision",
     "tau_normalise",
     "timm_fpn",
     "tiny32",

@@ -23,7 +23,7 @@ from longtail.models.necks import PAFPN
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema.errors import DataError, LongtailError, UsageError
 
-ExtraLevel = Literal["pool", "p6p7"] | None
+ExtraLevel = Literal["pool", "p6p7", "c6c7"] | None
 Norm = Literal["frozen_batch", "batch", "group"]
 FpnNorm = Literal["none", "group"]
 FpnKind = Literal["fpn", "pafpn"]
@@ -137,10 +137,13 @@ def feature_pyramid(
         extra, more = None, ()
     elif extra_level == "pool":
         extra, more = LastLevelMaxPool(), (2 * last,)
-    elif extra_level == "p6p7":
+    elif extra_level in ("p6p7", "c6c7"):
         extra, more = LastLevelP6P7(out_channels, out_channels), (2 * last, 4 * last)
+        if extra_level == "c6c7":
+            extra = LastLevelP6P7(in_channels[-1], out_channels)
+            extra.use_P5 = False  # also where both have as many channels
     else:
-        raise UsageError(f"extra_level is 'pool', 'p6p7' or none, not {extra_level!r}")
+        raise UsageError(f"extra_level is 'pool', 'p6p7', 'c6c7' or none, not {extra_level!r}")
     network = PAFPN if kind == "pafpn" else FeaturePyramidNetwork
     fpn: nn.Module = network(
         list(in_channels), out_channels, extra_blocks=extra, norm_layer=_group_norm if norm == "group" else None
@@ -180,7 +183,8 @@ def resnet_fpn(
         fpn_norm: normalisation inside the pyramid; see :func:`feature_pyramid`.
         fpn_kind: ``"fpn"``, or ``"pafpn"`` with a second path from fine to coarse.
         extra_level: ``"pool"`` adds a map of twice the coarsest stride by subsampling (R-CNN), ``"p6p7"`` two by
-            convolutions (RetinaNet).
+            convolutions of stride 2, the first on the pyramid's coarsest map; ``"c6c7"`` likewise, the first on the
+            backbone's (RetinaNet as published).
         freeze_norm: fix ``"batch"`` as ``"frozen_batch"`` is.
         deformable_stages, modulated: see :func:`longtail.models.deformable.make_deformable`.
 

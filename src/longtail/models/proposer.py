@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from longtail.losses.auxiliary import Record
-from longtail.models.base import ClassHead, TrainableModel
+from longtail.models.base import ClassHead, Detector, TrainableModel
+from longtail.models.postprocess import Inference
 from longtail.models.preprocess import ImageBatcher, image_generators, resize_boxes
 from longtail.models.proposals import Maps, ProposalNetwork, Proposals, TopN, box_dtype
 from longtail.schema.errors import UsageError
@@ -127,3 +128,30 @@ class Proposer(TrainableModel):
     def class_heads(self) -> list[ClassHead]:
         """None: it knows no classes."""
         return []
+
+
+class ProposalDetector(Proposer, Detector):
+    """A region proposal network as a detector of its own: its proposals are detections of one class, number 0.
+
+    Args:
+        preprocess, backbone, rpn: as for :class:`Proposer`. How many proposals a picture has is what ``rpn`` gives when
+            detecting; of :attr:`inference` only ``detections_per_image`` can make them fewer.
+    """
+
+    def __init__(self, *, preprocess: ImageBatcher, backbone: nn.Module, rpn: ProposalNetwork) -> None:
+        super().__init__(preprocess=preprocess, backbone=backbone, rpn=rpn)
+        self.inference = Inference(score_threshold=0.0, detections_per_image=rpn.top_in_detect.after)
+
+    def predictions(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:  # type: ignore[override]
+        """:meth:`detect`."""
+        return self.detect(images)
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """See :meth:`Detector.detect`; all labels are 0."""
+        most = self.inference.detections_per_image
+        found = [(boxes[:most], scores[:most]) for boxes, scores in self.propose(images)]
+        return [
+            {"boxes": boxes, "scores": scores, "labels": torch.zeros_like(scores, dtype=torch.int64)}
+            for boxes, scores in found
+        ]

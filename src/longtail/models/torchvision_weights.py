@@ -1,6 +1,6 @@
-"""Weights of torchvision's ``fasterrcnn_resnet50_fpn`` and ``maskrcnn_resnet50_fpn`` for our detectors.
+"""Weights of torchvision's R-CNN detectors and RetinaNet for our detectors.
 
-Names, torchvision's on the left:
+Names of ``fasterrcnn_resnet50_fpn`` and ``maskrcnn_resnet50_fpn``, torchvision's on the left:
 
 ====================================================  ========================================  ====================
 ``backbone.*``, ``rpn.*``                             the same
@@ -35,6 +35,15 @@ _PREFIXES = {
     "roi_heads.mask_predictor.": "mask.predictor.",
 }
 
+RETINANET_CLASSIFIER = "head.classification_head.cls_logits."
+_DENSE_PREFIXES = {
+    "backbone.": "backbone.",
+    "head.classification_head.conv.": "head.class_tower.",
+    RETINANET_CLASSIFIER: "head.classifier.",
+    "head.regression_head.conv.": "head.box_tower.",
+    "head.regression_head.bbox_reg.": "head.regressor.",
+}
+
 
 def from_torchvision(state_dict: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
     """State dict for :func:`~longtail.models.faster_rcnn` or :func:`~longtail.models.mask_rcnn` with the default parts
@@ -67,6 +76,44 @@ def from_torchvision(state_dict: Mapping[str, Tensor], num_classes: int) -> dict
             value = value[1:]
         converted[new_name] = value.clone()
     return converted
+
+
+def retinanet_from_torchvision(state_dict: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """State dict of torchvision's ``retinanet_resnet50_fpn`` for :func:`~longtail.models.retinanet`.
+
+    ``head.classification_head.{conv,cls_logits}`` become ``head.class_tower`` and ``head.classifier``,
+    ``head.regression_head.{conv,bbox_reg}`` become ``head.box_tower`` and ``head.regressor``. The first of its classes,
+    which stands for the background and is never learnt, is dropped.
+
+    Args:
+        state_dict: of torchvision's model with ``num_classes + 1`` classes.
+        num_classes: C; class c of ours is torchvision's label c + 1.
+
+    Raises:
+        DataError: an entry has no counterpart, or the number of classes differs.
+    """
+    anchors = state_dict["head.regression_head.bbox_reg.bias"].shape[0] // 4
+    converted = {}
+    for name, value in state_dict.items():
+        prefix = next((known for known in _DENSE_PREFIXES if name.startswith(known)), None)
+        if prefix is None:
+            raise DataError(
+                f"the entry {name!r} belongs to no part of a RetinaNet; give the state dict of torchvision's "
+                "retinanet_resnet50_fpn"
+            )
+        if prefix == RETINANET_CLASSIFIER:
+            _check_rows(name, value, anchors * (num_classes + 1))
+            value = value.reshape(anchors, num_classes + 1, *value.shape[1:])[:, 1:]
+        converted[_DENSE_PREFIXES[prefix] + name.removeprefix(prefix)] = value.clone()
+    return converted
+
+
+def retinanet_classes(state_dict: Mapping[str, Tensor]) -> int | None:
+    """Number of foreground classes of torchvision's RetinaNet; None if these are not its weights."""
+    if f"{RETINANET_CLASSIFIER}bias" not in state_dict or "head.regression_head.bbox_reg.bias" not in state_dict:
+        return None
+    anchors = state_dict["head.regression_head.bbox_reg.bias"].shape[0] // 4
+    return state_dict[f"{RETINANET_CLASSIFIER}bias"].shape[0] // anchors - 1
 
 
 def _check_rows(name: str, value: Tensor, wanted: int) -> None:

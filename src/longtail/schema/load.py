@@ -19,6 +19,7 @@ DEPTH = 3
 BARE_NAMES = (
     "model", "neck", "balance", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss",
     "optimiser", "resize", "colour", "copy_paste", "adjust", "head", "deformable", "calibration",
+    "assign",
 )  # fmt: skip
 SAME_KEYS = ("model", "neck")  # mappings whose other keys survive a change of type
 DEFAULT_SCALE = "lvis_v1"

@@ -69,6 +69,27 @@ class ClassBalanced(LossPart):
     )
 
 
+class EqualizedFocal(LossPart):
+    """Focal loss that fades faster for classes with few positive gradients (EFL, Li et al., 2022)."""
+
+    type: Literal["efl"] = "efl"
+    gamma: float = Field(2.0, gt=0, description="How much easy examples of a balanced class are played down.")
+    scale: float = Field(8.0, ge=0, description="What a class without positive gradients gets on top.")
+    alpha: float = Field(0.25, ge=0, le=1, description="Weight of positives.")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class.")
+    sync: bool = Field(True, description="Whether gradients are summed over processes.")
+
+
+class GHMC(LossPart):
+    """Binary cross-entropy weighted by how many cells have a gradient of the same size (GHM-C, Li et al., 2019)."""
+
+    type: Literal["ghm_c"] = "ghm_c"
+    bins: int = Field(10, ge=1, description="Bins of the gradient's size; released configuration 30.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Of the bins' counts; released configuration 0.75.")
+    prior: float = Field(0.01, gt=0, lt=1, description="Initial probability of every class.")
+    sync: bool = Field(True, description="Whether counts are summed over processes.")
+
+
 class GroupSoftmax(LossPart):
     """A softmax for each group of classes with similar counts (BAGS, Li et al., 2020)."""
 
@@ -187,6 +208,8 @@ ClassificationLossSpec = Annotated[
     | Focal
     | BalancedSoftmax
     | ClassBalanced
+    | EqualizedFocal
+    | GHMC
     | GroupSoftmax
     | LDAM
     | LogitAdjusted

@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
+from longtail.schema.dense import RegionProposalNetwork, RetinaNet
 from longtail.schema.detector import RCNN, CascadeRCNN, ModelPart
 from longtail.schema.image_classifier import ImageClassifier
 from longtail.schema.parts import Part
@@ -20,8 +21,12 @@ def model_by_name(value: Any) -> Any:
     return {"type": DEFAULT, **value} if isinstance(value, dict) else value
 
 
-MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, ImageClassifier, RCNN)
-ModelSpec = Annotated[CascadeRCNN | ImageClassifier | RCNN, Field(discriminator="type"), BeforeValidator(model_by_name)]
+MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, ImageClassifier, RCNN, RegionProposalNetwork, RetinaNet)
+ModelSpec = Annotated[
+    CascadeRCNN | ImageClassifier | RCNN | RegionProposalNetwork | RetinaNet,
+    Field(discriminator="type"),
+    BeforeValidator(model_by_name),
+]
 
 
 def model_keys(kind: str) -> frozenset[str]:

@@ -247,7 +247,7 @@ def _run(
                 evaluate=measure if data.val_table is not None and isinstance(stage.model, Detector) else None,
                 evaluate_every=recipe.evaluation.every_epochs,
             )
-            if isinstance(model, Proposer):
+            if isinstance(model, Proposer) and spec.proposals == "only":
                 write_run_proposals(run, model, recipe, data, fabric, progress)
             if first and not is_last(recipe, index):
                 checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)

@@ -18,7 +18,7 @@ from longtail.data.dataset import DetectionDataset
 from longtail.data.proposals import ProposalTable
 from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
-from longtail.models.torchvision_weights import from_torchvision
+from longtail.models.torchvision_weights import from_torchvision, retinanet_classes, retinanet_from_torchvision
 from longtail.models.weights import load_state, read_state_dict
 from longtail.schema import DataError, Recipe, UsageError, change_recipe
 from longtail.schema.detector import TwoStagePart
@@ -209,11 +209,14 @@ def load_start(
 
 
 def load_plain_file(model: nn.Module, source: Path, spec: StageSpec, *, trust: bool = False) -> str:
-    """Loads what fits from a weights file without class names; torchvision's R-CNN detectors are recognised. Layers of
-    another shape stay fresh, and the text says which."""
+    """Loads what fits from a weights file without class names; torchvision's R-CNN detectors and its RetinaNet are
+    recognised. Layers of another shape stay fresh, and the text says which."""
     state = read_state_dict(source, trust=trust)
     if TORCHVISION_CLASSIFIER in state:
         state = from_torchvision(state, num_classes=len(state[TORCHVISION_CLASSIFIER]) - 1)
+    dense_classes = retinanet_classes(state)
+    if dense_classes is not None:
+        state = retinanet_from_torchvision(state, num_classes=dense_classes)
     kept = {name: value for name, value in state.items() if not matches(name, spec.trainable.reinitialise)}
     return f"weights from {source}: {load_state(model, kept, source=str(source)).text}"
 

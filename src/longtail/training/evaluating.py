@@ -19,6 +19,7 @@ from longtail.evaluation import evaluate as evaluate_detections
 from longtail.models.base import TrainableModel
 from longtail.models.image_classifier import ImageClassifier
 from longtail.schema import Recipe, UsageError, change_recipe
+from longtail.schema.dense import RegionProposalNetwork
 from longtail.schema.detector import DetectorPart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.training.assemble import checkpoint_folder, device_of, has_masks, model_from_checkpoint, top_proposals
@@ -62,7 +63,8 @@ def evaluate_model(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    truth, protocol = data.val_table, recipe.evaluation.protocol
+    truth = data.val_table
+    protocol = "proposals" if without_classes(recipe) else recipe.evaluation.protocol
     kinds = ["bbox", "segm"] if has_masks(recipe) and truth.masks is not None else ["bbox"]
 
     def measured() -> dict[str, EvaluationResult]:
@@ -127,7 +129,8 @@ def evaluate(
             own validation data.
         detections: a results file to evaluate instead of what the run detects, in the class ids of the run, with masks
             or without; pictures are then not needed.
-        protocols: ``auto``, ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``.
+        protocols: ``auto``, ``lvis``, ``coco``, ``voc``, ``fixed``, ``pool``, ``bins``,
+            ``proposals``; a region proposal network has the last one alone, which is its ``auto``.
         split: name of the folder the results go to.
         checkpoint: ``last`` or ``best``, when ``run`` is a run.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -151,6 +154,8 @@ def evaluate(
         raise UsageError("detections are evaluated as they are; settings change only what the model detects")
     identity = Identity.read(found.folder)
     recipe = change_recipe(identity.recipe, overrides, below="model.inference")
+    if without_classes(recipe) and not set(protocols) <= {"auto", "proposals"}:
+        raise UsageError("a region_proposal_network finds no classes; of the protocols only 'proposals' measures it")
     own_data = data is None
     if data is None:
         data, images = run_validation(home)
@@ -198,16 +203,17 @@ def evaluate(
         results: dict[str, dict[str, EvaluationResult]] = {}
         for protocol in protocols:
             given = table if protocol in ("fixed", "pool") else table.cap_per_image(cap)
+            name = "proposals" if without_classes(recipe) else protocol
             results[protocol] = {
-                kind: evaluate_detections(given, truth, protocol=protocol, iou_type=kind, training=identity.statistics)
-                for kind in kinds
+                kind: evaluate_detections(given, truth, protocol=name, iou_type=kind, training=identity.statistics)
+                for kind in (["bbox"] if name == "proposals" else kinds)
             }
             for result in results[protocol].values() if overrides else ():
                 result.settings["overrides"] = list(overrides)
             name = split if protocol == "auto" else f"{split}-{protocol}"
             write_results(RunDirectory(home).evaluation(name), results[protocol], split=split)
         given = table.cap_per_image(cap)
-        for kind in kinds:
+        for kind in [] if without_classes(recipe) else kinds:
             file = RunDirectory(home).evaluation(split) / f"results.{kind}.json"
             write_json(file, given.to_coco_results(truth, kind))
         return results
@@ -248,6 +254,8 @@ def predict(
             "predict shows detected objects, and this run classifies whole pictures; `longtail eval` measures it, and "
             "ImageClassifier.classify gives the scores of pictures"
         )
+    if without_classes(identity.recipe):
+        raise UsageError(f"{home} holds a region_proposal_network, which finds no classes; see `longtail proposals`")
     model = independent(found_model, identity, home)
     classes = (list(identity.statistics.names), identity.category_ids)
     root = images if Path(images).is_dir() else Path(images).parent
@@ -286,8 +294,13 @@ def predict(
 
 def detections_per_image(recipe: Recipe) -> int:
     """How many detections of a picture a detector keeps."""
-    assert isinstance(recipe.model, DetectorPart)
+    assert isinstance(recipe.model, DetectorPart | RegionProposalNetwork)
     return recipe.model.inference.detections_per_image
+
+
+def without_classes(recipe: Recipe) -> bool:
+    """Whether the recipe's detector finds boxes without classes."""
+    return isinstance(recipe.model, RegionProposalNetwork)
 
 
 def find_checkpoint(source: Path, which: str) -> tuple[Located, Path]:

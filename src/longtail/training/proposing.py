@@ -19,6 +19,7 @@ from longtail.models.proposals import TopN
 from longtail.models.proposer import Proposer
 from longtail.models.two_stage import TwoStageDetector
 from longtail.schema import Recipe, UsageError
+from longtail.schema.dense import RegionProposalNetwork
 from longtail.schema.detector import TwoStagePart
 from longtail.training.gathering import gather_array
 from longtail.training.material import KeptProposals, TrainingData
@@ -75,7 +76,7 @@ def propose_all(
 def kept_top(recipe: Recipe) -> TopN:
     """How many proposals are kept: enough for training and for detecting."""
     spec = recipe.model
-    assert isinstance(spec, TwoStagePart)
+    assert isinstance(spec, TwoStagePart | RegionProposalNetwork)
     return TopN(max(spec.proposals.before_nms), max(spec.proposals.after_nms))
 
 

@@ -58,7 +58,8 @@ def keep_best(
     results: dict[str, EvaluationResult],
     cursor: Cursor,
 ) -> None:
-    """Saves the weights if they are the best so far, by mask AP where there are masks, else by box AP or accuracy."""
+    """Saves the weights if they are the best so far, by mask AP where there are masks, else by box AP,
+    accuracy or recall."""
     result = results["segm"] if "segm" in results else next(iter(results.values()))
     value = result.metrics[result.headline]
     if value is None or value <= cursor.best:
