@@ -24,6 +24,7 @@ from combination_parts import (
     small_detector,
     text,
     train_two_steps,
+    trained,
 )
 from contract_parts import LOSSES, REPLAYS
 
@@ -140,6 +141,19 @@ def test_image_sampler_and_detector(spec: dict[str, Any] | None, detector: str, 
 def test_region_sampler_and_detector(spec: dict[str, Any], detector: str, table: AnnotationTable) -> None:
     works = detector_trains(detector, [f"stages.*.region_sampler={text(spec)}"], table.statistics())
     assert works or detector != "faster_rcnn"
+
+
+@every_detector
+@pytest.mark.parametrize("proposals", ["only", "cached"])
+def test_kept_proposals_and_detector(proposals: str, detector: str, table: AnnotationTable) -> None:
+    def build_and_train() -> None:
+        model = small_detector(detector, f"stages.*.proposals={proposals}", statistics=table.statistics())
+        boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
+        image, target = picture(boxes, torch.tensor([0, 1]), seed=3)
+        target["proposals"] = torch.cat([boxes + 2, boxes[:, [2, 3, 2, 3]] - torch.tensor([9.0, 9, 0, 0])])
+        train_two_steps(model, *[lambda: model.losses([image, image], [target, target])] * 2)
+
+    assert trained(build_and_train) == detector.endswith("rcnn")
 
 
 @every_detector

@@ -117,3 +117,19 @@ def test_refuses_other_stages_and_other_padding() -> None:
         resnet_fpn("resnet18", weights=None, deformable_stages=(5,))
     with pytest.raises(ValueError, match="zeros"):
         DeformableConv2d(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_mixed_precision_and_channels_last(modulated: bool) -> None:
+    network = resnet_fpn(
+        "resnet18", weights=None, norm="batch", fpn_channels=8, trainable_layers=5, deformable_stages=(2, 3, 4),
+        modulated=modulated,
+    ).train()  # fmt: skip
+    images = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = network(images)
+        torch.stack([value.float().sum() for value in maps.values()]).sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
+    offsets = [p.grad for name, p in network.named_parameters() if ".offset." in name]
+    assert offsets
+    assert all(gradient is not None for gradient in offsets)

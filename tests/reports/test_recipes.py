@@ -11,9 +11,18 @@ from longtail.schema.stage import Schedule
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_has_all_seams(name: str) -> None:
-    text = explain_recipe(load_recipe(name))
-    for seam in ("image sampler", "region sampler", "classifier", "classification loss", "box loss", "feature replay"):
-        assert text.count(f"  {seam} ") == len(load_recipe(name).stages)
+    text, stages = explain_recipe(load_recipe(name)), load_recipe(name).stages
+    assert text.count("  image sampler ") == len(stages)
+    for seam in ("region sampler", "classifier", "classification loss", "box loss", "feature replay"):
+        assert text.count(f"  {seam} ") == sum(stage.proposals != "only" for stage in stages)
+
+
+def test_what_becomes_of_proposals_and_which_head_is_named() -> None:
+    text = explain_recipe(load_recipe("fast-rcnn", ["model.regions.head=conv"]))
+    assert "proposals            the network that makes them trains alone" in text
+    assert "proposals            kept ones are read" in text
+    assert "head      conv (layers 4, channels 256)" in text
+    assert "proposals" not in explain_recipe(load_recipe("baseline"))
 
 
 def test_replay_and_frozen_parts_are_named() -> None:

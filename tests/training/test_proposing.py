@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from longtail.data import AnnotationTable
 from longtail.data.proposals import ProposalTable
 from longtail.data.scenes import GeneratedSet
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
-from longtail.training import api, loop
+from longtail.training import api, assemble, evaluating, loop
 from longtail.training.assemble import model_from_checkpoint
+from longtail.training.material import TrainingData
 from longtail.training.study_plan import go_on_from, plan_runs
 
 FAST = [
@@ -86,8 +88,42 @@ def test_the_run_keeps_the_proposals_of_its_first_stage(fast: Path, smoke_set: G
     assert {"loss_objectness", "loss_classifier"} <= columns
 
 
-def test_evaluation_and_prediction(fast: Path, smoke_set: GeneratedSet, tmp_path: Path) -> None:
+def test_the_second_stage_asks_for_the_backbones_weights(
+    smoke_set: GeneratedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = assemble.build_model
+
+    def asking(*arguments: Any, pretrained: bool, **options: Any) -> Any:
+        asked.append(pretrained)
+        return original(*arguments, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(assemble, "build_model", asking)
+    table = AnnotationTable.from_coco(smoke_set.train)
+    data = TrainingData(table, smoke_set.images, table.statistics(edges=(5, 25), count="images"), None, None)
+    said: list[str] = []
+    for start in ("backbone", "null"):
+        assemble.assemble_stage(
+            recipe("fast-rcnn", f"stages.end-to-end.start_from={start}"), 1, data,
+            previous={}, weights=None, teacher_start=None, say=said.append,
+        )  # fmt: skip
+    assert asked == [True, False]
+    assert "stage end-to-end starts from the backbone's weights" in said
+
+
+def test_evaluation_and_prediction(
+    fast: Path, smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    original = evaluating.detect_all
+
+    def seeing(model: Any, dataset: Any, **options: Any) -> Any:
+        seen.append((dataset.proposals is not None, dataset.top_proposals))
+        return original(model, dataset, **options)
+
+    monkeypatch.setattr(evaluating, "detect_all", seeing)
     own = api.evaluate(fast)["auto"]["bbox"]
+    assert seen == [(True, 20)]
     assert own.metrics == json.loads((fast / "eval" / "val" / "metrics.json").read_text())["bbox"]["metrics"]
     # the same pictures as foreign ones: the network proposes anew
     other = api.evaluate(fast, data=smoke_set.val, images=smoke_set.images, split="anew")["auto"]["bbox"]
@@ -181,8 +217,13 @@ def test_rows_of_a_study_share_the_proposals(fast: Path, smoke_set: GeneratedSet
     assert [len(each.recipe.stages) for each in planned] == [1, 2, 2, 2]
     assert {each.parent for each in planned[1:]} == {planned[0].key}
     assert len({each.key for each in plan_runs([recipe("fast-rcnn", "model.neck.channels=8")], "data")}) == 1
-    apart = plan_runs([rows[0], recipe("fast-rcnn", "model.proposals.nms_threshold=0.5")], "data")
-    assert [each.parent for each in apart] == [None, None]
+    for change in (
+        "model.proposals.nms_threshold=0.5",
+        "model.neck.channels=8",
+        "stages.proposals.sampler=class_aware",
+    ):
+        apart = plan_runs([rows[0], recipe("fast-rcnn", change)], "data")
+        assert [each.parent for each in apart] == [None, None], change
 
     first = run(smoke_set, tmp_path / "first", planned[0].recipe)
     assert first.results == {}

@@ -37,7 +37,7 @@ def build_model(
     if stage.proposals != "network" and not isinstance(recipe.model, specs.TwoStagePart):
         raise UsageError(
             f"stage {stage.name!r} says proposals={stage.proposals}, but {recipe.model.type} looks at no proposals; "
-            "take a two-stage detector, such as model=faster_rcnn"
+            "use a two-stage detector, such as model=faster_rcnn"
         )
     if stage.calibration is not None and recipe.model.type not in ("faster_rcnn", "mask_rcnn"):
         raise UsageError(

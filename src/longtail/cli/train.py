@@ -100,7 +100,7 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     if results:
         print(results_text(results))
     else:
-        print("no --val file, so nothing was evaluated")
+        print("there are no detections to evaluate" if arguments.val else "no --val file, so nothing was evaluated")
     print(f"\nrun     {done.run}\nreport  {report}")
     return 0
 

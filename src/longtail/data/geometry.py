@@ -132,7 +132,7 @@ def resized_window(
     if PROPOSALS in sample:
         shift = torch.tensor([left, top, left, top])
         proposals = clipped(sample[PROPOSALS].as_subclass(Tensor) * factors - shift, height, width)
-        result[PROPOSALS] = as_boxes(proposals[with_area(proposals)], height, width)
+        result[PROPOSALS] = as_boxes(proposals, height, width)  # those without area go in the last step
     if "masks" in sample:
         before = sample["masks"].as_subclass(Tensor)
         masks = sampled(before, rows, columns)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from longtail.losses.cells import full_precision
 from longtail.schema.errors import UsageError
 
 
@@ -51,21 +52,21 @@ class DeformableConv2d(nn.Module):
         self.points = points
 
     def forward(self, features: Tensor) -> Tensor:
-        predicted = self.offset(features)
-        offset, strength = predicted[:, : 2 * self.points], None
-        if self.modulated:
-            strength = 2 * torch.sigmoid(predicted[:, 2 * self.points :])
-        output: Tensor = deform_conv2d(
-            features,
-            offset,
-            self.weight,
-            self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            mask=strength,
-        )
-        return output
+        predicted = full_precision(self.offset(features))
+        strength = 2 * torch.sigmoid(predicted[:, 2 * self.points :]) if self.modulated else None
+        # the operator has no half precision everywhere, and offsets would lose theirs
+        with torch.autocast(features.device.type, enabled=False):
+            output: Tensor = deform_conv2d(
+                full_precision(features),
+                predicted[:, : 2 * self.points],
+                full_precision(self.weight),
+                None if self.bias is None else full_precision(self.bias),
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                mask=strength,
+            )
+        return output.to(features.dtype)
 
 
 def make_deformable(network: nn.Module, stages: Sequence[int], *, modulated: bool = False) -> None:

@@ -8,6 +8,11 @@ from longtail.schema import Recipe
 from longtail.schema.parts import Part
 from longtail.schema.stage import Schedule, StageSpec
 
+PROPOSALS = {
+    "only": "the network that makes them trains alone, then those of all pictures are kept",
+    "cached": "kept ones are read",
+}
+
 
 def list_recipes(recipes: Sequence[Recipe]) -> str:
     """One recipe per line with its summary, and below it where it comes from."""
@@ -47,16 +52,19 @@ def augmentations(recipe: Recipe) -> list[Part]:
 
 def explain_stage(recipe: Recipe, stage: StageSpec) -> list[str]:
     """One line per seam."""
-    seams: list[tuple[str, str]] = [
-        ("image sampler", part_text(stage.sampler)),
-        ("region sampler", part_text(stage.region_sampler)),
-        ("classifier", part_text(stage.classifier or recipe.model.classifier)),
-        ("classification loss", part_text(stage.classification_loss)),
-        ("box loss", part_text(stage.box_loss)),
-    ]
-    if stage.calibration is not None:
-        seams.append(("second head", part_text(stage.calibration)))
-    seams += [("feature replay", part_text(part)) for part in stage.replay] or [("feature replay", "none")]
+    seams: list[tuple[str, str]] = [("image sampler", part_text(stage.sampler))]
+    if stage.proposals != "network":
+        seams.append(("proposals", PROPOSALS[stage.proposals]))
+    if stage.proposals != "only":
+        seams += [
+            ("region sampler", part_text(stage.region_sampler)),
+            ("classifier", part_text(stage.classifier or recipe.model.classifier)),
+            ("classification loss", part_text(stage.classification_loss)),
+            ("box loss", part_text(stage.box_loss)),
+        ]
+        if stage.calibration is not None:
+            seams.append(("second head", part_text(stage.calibration)))
+        seams += [("feature replay", part_text(part)) for part in stage.replay] or [("feature replay", "none")]
     seams += [("auxiliary loss", part_text(part)) for part in stage.auxiliary_losses]
     if stage.colour is not None:
         seams.append(("colours", part_text(stage.colour)))

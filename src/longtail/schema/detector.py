@@ -286,11 +286,14 @@ class TwoStagePart(DetectorPart):
     """What every detector has that looks at proposals."""
 
     proposals: Proposals = Proposals()
+    regions: RegionsPart = RegionsPart()
     masks: Masks = Masks()
 
     def peculiarities(self) -> list[tuple[str, Part]]:
-        """What takes the place of the proposals' NMS, and what changes the scores."""
+        """What takes the place of the proposals' NMS and of the linear layers, and what changes the scores."""
         own: list[tuple[str, Part]] = [] if self.proposals.filter is None else [("proposals", self.proposals.filter)]
+        if not isinstance(self.regions.head, MLPHead):
+            own.append(("head", self.regions.head))
         return own + super().peculiarities()
 
 

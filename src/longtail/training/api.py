@@ -12,8 +12,6 @@ from longtail.build.replay import describe_replay
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
-from longtail.models.base import Detector
-from longtail.models.image_classifier import ImageClassifier
 from longtail.models.proposer import Proposer
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
@@ -244,7 +242,7 @@ def _run(
                 save=save,
                 save_every=min(-(-stage.steps // SAVES_PER_STAGE), MOST_STEPS_LOST),
                 stops=stops,
-                evaluate=measure if data.val_table is not None and isinstance(stage.model, Detector) else None,
+                evaluate=measure if data.val_table is not None and not isinstance(stage.model, Proposer) else None,
                 evaluate_every=recipe.evaluation.every_epochs,
             )
             if isinstance(model, Proposer) and spec.proposals == "only":
@@ -256,7 +254,7 @@ def _run(
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
-        if isinstance(model, Detector | ImageClassifier):
+        if not isinstance(model, Proposer):
             results = evaluate_model(model, recipe, data, fabric, progress)
             keep_best(run, fabric, model, identity, results, cursor)
         if first:

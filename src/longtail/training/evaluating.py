@@ -13,6 +13,7 @@ from longtail.build.model import adjust
 from longtail.data import AnnotationTable, Classes, ClassStatistics, match_categories
 from longtail.data.dataset import DetectionDataset
 from longtail.data.files import write_json
+from longtail.data.proposals import ProposalTable
 from longtail.data.sources import Paths, read_sources
 from longtail.evaluation import DetectionTable, EvaluationResult
 from longtail.evaluation import evaluate as evaluate_detections
@@ -46,13 +47,8 @@ def evaluate_model(
         return on_first(fabric, lambda: found)
     detector = as_detector(model)
     adjust(detector, recipe.model.inference.adjust, data.statistics)
-    dataset = DetectionDataset(
-        data.val_table,
-        data.val_images,
-        max_pixels=recipe.images.max_pixels,
-        proposals=None if data.proposals is None else data.proposals.val,
-        top_proposals=top_proposals(recipe)[1],
-    )
+    kept = None if data.proposals is None else data.proposals.val
+    dataset = plain_pictures(recipe, data.val_table, data.val_images, proposals=kept)
     detections = detect_all(
         detector,
         dataset,
@@ -97,6 +93,19 @@ def classify(
         progress=progress,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+    )
+
+
+def plain_pictures(
+    recipe: Recipe, table: AnnotationTable, images: Path | None, *, proposals: ProposalTable | None
+) -> DetectionDataset:
+    """Pictures to detect objects in, with their kept proposals if there are any."""
+    return DetectionDataset(
+        table,
+        images,
+        max_pixels=recipe.images.max_pixels,
+        proposals=proposals,
+        top_proposals=top_proposals(recipe)[1],
     )
 
 
@@ -181,9 +190,7 @@ def evaluate(
         uncapped = "fixed" in protocols or "pool" in protocols
         model, _ = model_from_checkpoint(found.folder, overrides=overrides)
         kept = run_proposals(identity, home) if own_data else None
-        dataset = DetectionDataset(
-            truth, max_pixels=recipe.images.max_pixels, proposals=kept, top_proposals=top_proposals(recipe)[1]
-        )
+        dataset = plain_pictures(recipe, truth, None, proposals=kept)
         table = detect_all(
             (as_detector(model) if kept is not None else independent(model, identity, home)).to(fabric.device),
             dataset,
