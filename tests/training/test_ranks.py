@@ -124,7 +124,7 @@ def train(folder: Path, name: str, what: Recipe, **options: Any) -> None:
 
 def curve(folder: Path, name: str) -> None:
     """Twenty steps in double precision: in single precision, rounding soon tips a choice between two proposals."""
-    detectors.replay_parts = lambda specs, statistics: [Echo(joins=True), Echo(joins=False)]
+    detectors.replay_parts = lambda specs, statistics, **_: [Echo(joins=True), Echo(joins=False)]
     api.SAVES_PER_STAGE = STEPS  # a value of the curve for every step
     torch.set_default_dtype(torch.float64)
     try:
@@ -136,7 +136,7 @@ def curve(folder: Path, name: str) -> None:
 
 def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
     """Twelve steps with rows of each process's own; SIGKILL after some of them."""
-    detectors.replay_parts = lambda specs, statistics: [Bank()]
+    detectors.replay_parts = lambda specs, statistics, **_: [Bank()]
     original = loop.step_losses
     taken = 0
 
@@ -256,7 +256,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     original, original_losses = detectors.replay_parts, loop.step_losses
     try:
         curve(home, "curve-1")
-        detectors.replay_parts = lambda specs, statistics: []
+        detectors.replay_parts = lambda specs, statistics, **_: []
         train(home, "trained", recipe(STEPS))
         evaluations(home, "1")
         done = torchrun("session", home)
