@@ -29,6 +29,7 @@ from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset
 from longtail.data.scenes import GeneratedSet
 from longtail.data.shapes import make_shapes
+from longtail.replay import ObjectMemory
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
 from longtail.training import api, loop
@@ -136,7 +137,11 @@ def curve(folder: Path, name: str) -> None:
 
 def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
     """Twelve steps with rows of each process's own; SIGKILL after some of them."""
-    detectors.replay_parts = lambda specs, statistics, **_: [Bank()]
+    everything = torch.ones(12, dtype=torch.bool)
+    detectors.replay_parts = lambda specs, statistics, **_: [
+        Bank(),
+        ObjectMemory(12, everything, count=3, capacity=8, draw="random"),
+    ]
     original = loop.step_losses
     taken = 0
 
