@@ -323,10 +323,10 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     assert curves[0] == curves[1] and b"loss_replay_box" in curves[0]
     banks = [torch.load(whole / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     again = [torch.load(cut / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
-    name = "box.replay.0.features"
     for before, after in zip(banks, again, strict=True):
-        assert len(before) == 5 and all(torch.equal(before[key], after[key]) for key in before)
-    assert not torch.equal(banks[0][name], banks[1][name]), "each process holds its own rows"
+        assert len(before) == 10 and all(torch.equal(before[key], after[key]) for key in before)
+    for name in ("box.replay.0.features", "box.replay.1.bank.features"):
+        assert len(banks[0][name]) and not torch.equal(banks[0][name], banks[1][name]), "each process has its own"
 
 
 def test_an_error_of_one_process_ends_the_other_and_is_shown_once(folder: Path) -> None:
