@@ -90,9 +90,7 @@ def test_trains_the_classifier_alone():
     assert not extra.updates_loss_state
 
 
-@pytest.mark.parametrize(
-    "part", [InterpolatedFeatures(C, TARGETED, count=0), InterpolatedFeatures(C, TARGETED & False)]
-)
+@pytest.mark.parametrize(("count", "targeted"), [(0, TARGETED), (32, TARGETED & False)])
 def test_switched_off(count, targeted):
     part = InterpolatedFeatures(C, targeted, count=count)
     assert step(part, regions([0, 0])) is None
