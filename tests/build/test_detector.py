@@ -38,7 +38,11 @@ LOSSES = ["softmax", "objectness_softmax", "sigmoid", "focal", "{type: focal, fo
 CLASSIFIERS = ["linear", "cosine", "normed_linear", "lws"]
 BOX_LOSSES = ["smooth_l1", "l1", "giou", "ghm_r", "lgr_l1", "{type: balanced_l1, beta: 0.5}"]
 REGIONS = ["{type: random, count: 16}", "{type: iou_balanced, count: 16}", "{type: hard_examples, count: 16}"]
-REPLAY = ["[]", "[{type: object_memory, count: 3, max_images: 30}]"]
+REPLAY = [
+    "[]",
+    "[{type: object_memory, count: 3, max_images: 30}, interpolated_features, transferred_features, "
+    "{type: exchanged_moments, probability: 1}]",
+]
 
 
 def statistics() -> ClassStatistics:
@@ -124,7 +128,7 @@ def test_every_part_of_the_schema_is_built(smoke_set: GeneratedSet) -> None:
     for spec in members(BoxLossSpec):
         assert box_loss(spec()).space in ("deltas", "boxes")
     for spec in members(ReplaySpec):
-        assert len(replay_parts([spec()], own)) == 1
+        assert len(replay_parts([spec()], own, feature_size=16)) == 1
     for spec in members(ClassifierSpec):
         assert classifier_factory(spec())(8, 5).num_logits == 5
 

@@ -27,17 +27,17 @@ def test_targeted_by_images_or_by_name() -> None:
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="no class 'dgo'; did you mean 'dog'"):
-        replay_parts([parts.ObjectMemory(classes=("cat", "dgo"))], STATISTICS)
+        replay_parts([parts.ObjectMemory(classes=("cat", "dgo"))], STATISTICS, feature_size=8)
 
 
 def test_every_option_arrives() -> None:
     spec = parts.ObjectMemory(source="bank", count=3, capacity=7, draw="random", storage="cpu", lazy=False)
-    part = replay_parts([spec], STATISTICS)[0]
+    part = replay_parts([spec], STATISTICS, feature_size=8)[0]
     assert isinstance(part, ObjectMemory)
     assert (part.count, part.capacity, part.draw, part.source) == (3, 7, "random", "bank")
     assert part.bank is not None
     assert (part.bank.storage, part.bank.lazy, part.bank.slots.shape) == ("cpu", False, (1, 7))
-    assert replay_parts([parts.ObjectMemory(source="current")], STATISTICS)[0].bank is None
+    assert replay_parts([parts.ObjectMemory(source="current")], STATISTICS, feature_size=8)[0].bank is None
 
 
 def test_says_how_many_classes_are_targeted() -> None:

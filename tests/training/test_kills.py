@@ -19,9 +19,10 @@ paper: none
 extends: rfs
 stages:
   - name: end-to-end
+    replay: [{type: object_memory, count: 3, capacity: 8, max_images: 1000, draw: random}]
   - name: classifier
     trainable: {only: [box.classifier], reinitialise: [box.classifier]}
-    replay: [{type: object_memory, count: 3, max_images: 8}]
+    replay: [{type: object_memory, count: 3, max_images: 1000}]
     weight_average: 0.9
 """
 CHANGES = [

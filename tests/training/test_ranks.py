@@ -29,6 +29,7 @@ from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset
 from longtail.data.scenes import GeneratedSet
 from longtail.data.shapes import make_shapes
+from longtail.replay import ObjectMemory
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
 from longtail.training import api, loop
@@ -124,7 +125,7 @@ def train(folder: Path, name: str, what: Recipe, **options: Any) -> None:
 
 def curve(folder: Path, name: str) -> None:
     """Twenty steps in double precision: in single precision, rounding soon tips a choice between two proposals."""
-    detectors.replay_parts = lambda specs, statistics: [Echo(joins=True), Echo(joins=False)]
+    detectors.replay_parts = lambda specs, statistics, **_: [Echo(joins=True), Echo(joins=False)]
     api.SAVES_PER_STAGE = STEPS  # a value of the curve for every step
     torch.set_default_dtype(torch.float64)
     try:
@@ -136,7 +137,11 @@ def curve(folder: Path, name: str) -> None:
 
 def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
     """Twelve steps with rows of each process's own; SIGKILL after some of them."""
-    detectors.replay_parts = lambda specs, statistics: [Bank()]
+    everything = torch.ones(12, dtype=torch.bool)
+    detectors.replay_parts = lambda specs, statistics, **_: [
+        Bank(),
+        ObjectMemory(12, everything, count=3, capacity=8, draw="random"),
+    ]
     original = loop.step_losses
     taken = 0
 
@@ -256,7 +261,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     original, original_losses = detectors.replay_parts, loop.step_losses
     try:
         curve(home, "curve-1")
-        detectors.replay_parts = lambda specs, statistics: []
+        detectors.replay_parts = lambda specs, statistics, **_: []
         train(home, "trained", recipe(STEPS))
         evaluations(home, "1")
         done = torchrun("session", home)
@@ -318,10 +323,10 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     assert curves[0] == curves[1] and b"loss_replay_box" in curves[0]
     banks = [torch.load(whole / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     again = [torch.load(cut / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
-    name = "box.replay.0.features"
     for before, after in zip(banks, again, strict=True):
-        assert len(before) == 5 and all(torch.equal(before[key], after[key]) for key in before)
-    assert not torch.equal(banks[0][name], banks[1][name]), "each process holds its own rows"
+        assert len(before) == 10 and all(torch.equal(before[key], after[key]) for key in before)
+    for name in ("box.replay.0.features", "box.replay.1.bank.features"):
+        assert len(banks[0][name]) and not torch.equal(banks[0][name], banks[1][name]), "each process has its own"
 
 
 def test_an_error_of_one_process_ends_the_other_and_is_shown_once(folder: Path) -> None:

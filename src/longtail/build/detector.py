@@ -97,7 +97,7 @@ def two_stage_arguments(
         "classifier": classifier(chosen),
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
-        "replay": replay_parts(stage.replay, statistics),
+        "replay": replay_parts(stage.replay, statistics, feature_size=model.regions.channels),
         "proposal": CachedProposals()
         if stage.proposals == "cached"
         else proposals(model.proposals, pyramid, statistics),

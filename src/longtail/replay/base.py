@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 Level = Literal["pooled", "embedded"]
@@ -90,3 +91,34 @@ class FeatureReplay(nn.Module, ABC):
 
     def after_logits(self, rows: RegionRows, logits: Tensor, update_state: bool) -> None:
         """Called with all rows (this step's, then replayed ones) and their logits, before the loss."""
+
+
+def virtual_rows(rows: RegionRows, features: Tensor, labels: Tensor, weight: Tensor) -> ReplayRows:
+    """Rows that join the mean of ``rows`` in the classification loss alone and change no state of it."""
+    nowhere = torch.full_like(labels, -1)
+    boxes = rows.proposals.new_zeros(labels.shape[0], 4)
+    boxes[:, 2:] = 1  # never used: the rows train no box
+    return ReplayRows(
+        features=features,
+        labels=labels,
+        proposals=boxes,
+        gt_boxes=boxes,
+        gt_index=nowhere,
+        image_index=nowhere,
+        weight=weight,
+        trains_box=False,
+        updates_loss_state=False,
+    )
+
+
+def check_targeted(targeted: Tensor, num_classes: int) -> None:
+    """Refuses anything but one bool per class.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if targeted.shape != (num_classes,) or targeted.dtype != torch.bool:
+        raise ValueError(
+            f"targeted must be a bool tensor of shape ({num_classes},), "
+            f"got {targeted.dtype} of shape {tuple(targeted.shape)}"
+        )

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtail.replay.base import FeatureReplay, Level, Pool, RegionRows, ReplayRows
-from longtail.replay.ring import RingQueues
+from longtail.replay.base import FeatureReplay, Level, Pool, RegionRows, ReplayRows, check_targeted
+from longtail.replay.ring import RingQueues, queue_numbers
 from longtail.replay.storage import Storage, to_step
 
 FIELDS = {"features": torch.float32, "proposals": torch.float32, "gt_boxes": torch.float32}
@@ -169,24 +169,3 @@ def targeted_classes(image_counts: Tensor | NDArray[np.int64] | Sequence[int], t
         (C,) bool.
     """
     return torch.as_tensor(image_counts) <= threshold
-
-
-def check_targeted(targeted: Tensor, num_classes: int) -> None:
-    """Refuses anything but one bool per class.
-
-    Raises:
-        ValueError: with what was given.
-    """
-    if targeted.shape != (num_classes,) or targeted.dtype != torch.bool:
-        raise ValueError(
-            f"targeted must be a bool tensor of shape ({num_classes},), "
-            f"got {targeted.dtype} of shape {tuple(targeted.shape)}"
-        )
-
-
-def queue_numbers(targeted: Tensor) -> Tensor:
-    """(C + 1,) number of every label's queue, that of the other classes and of background the number of queues Q."""
-    queues = int(targeted.sum())
-    number = torch.full((targeted.shape[0] + 1,), queues, device=targeted.device)
-    number[:-1][targeted] = torch.arange(queues, device=targeted.device)
-    return number

@@ -237,3 +237,11 @@ class RingQueues(nn.Module):
         for name, value in own.items():
             setattr(self, name, value.detach().to(self.slots.device, self.get_buffer(name).dtype, copy=True))
         super()._load_from_state_dict(dict(state_dict), prefix, *arguments)
+
+
+def queue_numbers(targeted: Tensor) -> Tensor:
+    """(C + 1,) number of every label's queue, that of the other classes and of background the number of queues Q."""
+    queues = int(targeted.sum())
+    number = torch.full((targeted.shape[0] + 1,), queues, device=targeted.device)
+    number[:-1][targeted] = torch.arange(queues, device=targeted.device)
+    return number

@@ -201,7 +201,43 @@ class ObjectMemory(Targeted):
     lazy: bool = Field(True, description="Whether the bank's memory grows with its rows or is taken at once.")
 
 
-ReplaySpec = Annotated[ObjectMemory, BeforeValidator(named)]
+class InterpolatedFeatures(Targeted):
+    """Points between neighbouring stored features of a targeted class (SMOTE)."""
+
+    type: Literal["interpolated_features"] = "interpolated_features"
+    count: int = Field(32, ge=0, description="Rows per step; 0 switches it off.")
+    neighbours: int = Field(5, ge=1, description="Nearest features of the class that the other end is drawn from.")
+    capacity: int = Field(60, ge=2, description="Features that are stored of every targeted class.")
+    storage: Literal["auto", "device", "cpu"] = Field("auto", description="Where they live, as for `object_memory`.")
+    lazy: bool = Field(True, description="Whether their memory grows with them or is taken at once.")
+
+
+class ExchangedMoments(Part):
+    """Objects' features with the mean and deviation of other objects' (MoEx)."""
+
+    type: Literal["exchanged_moments"] = "exchanged_moments"
+    probability: float = Field(0.5, ge=0, le=1, description="Share of the steps.")
+    mixing: float = Field(0.9, ge=0, le=1, description="Weight of the label of the object that is changed.")
+    norm: Literal["position", "instance", "layer"] = Field(
+        "position", description="Moments over the channels of a position, the positions of a channel, or both."
+    )
+
+
+class TransferredFeatures(Targeted):
+    """Deviations of other classes' features from their centres, around the centres of targeted classes."""
+
+    type: Literal["transferred_features"] = "transferred_features"
+    count: int = Field(32, ge=0, description="Rows per step; 0 switches it off.")
+    components: int = Field(150, ge=1, description="Shared directions that are transferred; at most all.")
+    momentum: float = Field(0.1, gt=0, le=1, description="Of the centres.")
+    covariance_momentum: float = Field(0.01, gt=0, le=1, description="Of the shared covariance.")
+
+
+ReplaySpec = Annotated[
+    ObjectMemory | InterpolatedFeatures | ExchangedMoments | TransferredFeatures,
+    Field(discriminator="type"),
+    BeforeValidator(named),
+]
 
 
 # --- auxiliary losses (seam 9) ----------------------------------------------------------------------------------------

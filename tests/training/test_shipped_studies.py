@@ -1,0 +1,45 @@
+"""Every study that comes with the package: rows that are run resolve, and differ where their tables differ."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from longtail.schema.study import Study, load_study
+from longtail.training.study_plan import row_recipe, run_key
+
+FOLDER = Path(str(resources.files("longtail").joinpath("studies")))
+
+
+def study(name: str) -> Study:
+    return load_study(FOLDER / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_row_that_is_run_resolves(name: str) -> None:
+    for row in study(name).rows:
+        assert (row.recipe is None) == bool(row.reason)
+        if row.recipe is not None:
+            assert row_recipe(study(name), row, FOLDER, 0, []).stages
+
+
+@pytest.mark.parametrize(
+    "name", ["rio-table-1", "rio-table-2", "rio-table-4", "rio-table-5", "rio-figure-6", "rio-tiny"]
+)
+def test_no_two_rows_of_rio_are_the_same_run(name: str) -> None:
+    recipes = [row_recipe(study(name), row, FOLDER, 0, []) for row in study(name).rows if row.recipe is not None]
+    keys = [run_key(recipe, len(recipe.stages), "data") for recipe in recipes]
+    assert len(set(keys)) == len(keys)
+
+
+def test_figure_6_varies_one_setting_at_a_time() -> None:
+    parts = [
+        row_recipe(study("rio-figure-6"), row, FOLDER, 0, []).stages[0].replay[0]
+        for row in study("rio-figure-6").rows
+        if row.recipe == "rio"
+    ]
+    base = parts[0].model_dump()
+    changed = [{k for k, v in part.model_dump().items() if v != base[k]} for part in parts[1:]]
+    assert changed == [{"max_images"}] * 3 + [{"count"}] * 5 + [{"source", "count"}] * 2 + [{"source"}]
