@@ -92,3 +92,38 @@ def test_damaged_and_missing(tmp_path: Path, cifar_hundred) -> None:
         pass
     with pytest.raises(DataError, match="holds no file meta"):
         read_cifar(tmp_path / "cifar-100-python.tar.gz", "train")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5])
+def test_a_damaged_archive_is_named(kept: float, tmp_path: Path, cifar_hundred) -> None:
+    folder, path = tmp_path / "cifar-100-python", tmp_path / "cifar-100-python.tar.gz"
+    cifar_hundred(folder)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, "cifar-100-python")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match=r"cifar-100-python\.tar\.gz is damaged.*copy it again"):
+        read_cifar(path, "train")
+
+
+def python2_batch(data: np.ndarray, labels: list[int]) -> bytes:
+    """The opcodes that Python 2 and its numpy wrote: byte strings (U, T), which Python 3 reads but never writes."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+        b"(K\x01(K" + bytes([len(data)]) + b"M\x00\x0ctcnumpy\ndtype\n(U\x02u1K\x00K\x01tR"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + data.nbytes.to_bytes(4, "little") + data.tobytes() + b"tb"
+    )
+    numbers = b"".join(b"K" + bytes([label]) for label in labels)
+    return b"\x80\x02}(U\x04data" + array + b"U\x0bfine_labels](" + numbers + b"eu."
+
+
+def test_files_as_python_2_wrote_them(tmp_path: Path) -> None:
+    data = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3072)
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(python2_batch(data, [2, 0]))
+    (tmp_path / "meta").write_bytes(b"\x80\x02}(U\x10fine_label_names](U\x05appleU\x04bearU\x03cupeu.")
+    found = read_cifar(tmp_path, "train")
+    assert found.names == ["apple", "bear", "cup"]
+    assert found.labels.tolist() == [2, 0]
+    assert np.array_equal(found.pictures.transpose(0, 3, 1, 2).reshape(2, 3072), data)

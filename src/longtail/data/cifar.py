@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def read_cifar(path: Path, split: str) -> Cifar:
         split: which part.
 
     Raises:
-        DataError: no such set, or a file that is damaged or holds something else.
+        DataError: no such set, or a file or archive that is damaged or holds something else.
     """
     kind = kind_of(path)
     if kind is None:
@@ -86,8 +87,12 @@ def read_cifar(path: Path, split: str) -> Cifar:
         )
     parts = PARTS[kind]
     if path.is_file():
-        with tarfile.open(path) as archive:
-            return assemble(lambda name: load(from_archive(archive, name, path), f"{path}:{name}"), parts, split)
+        try:
+            with tarfile.open(path) as archive:
+                return assemble(lambda name: load(from_archive(archive, name, path), f"{path}:{name}"), parts, split)
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists every format that it tried
+            raise DataError(f"{path} is damaged: {reason}; copy it again") from error
     return assemble(lambda name: load((path / name).read_bytes(), str(path / name)), parts, split)
 
 
