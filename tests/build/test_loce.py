@@ -129,7 +129,7 @@ def test_scores_listed_twice_are_refused() -> None:
 
 def test_says_what_acts() -> None:
     assert describe_replay(load_recipe("loce", scale="tiny").stages[1].replay, STATISTICS) == [
-        "replay: feature_memory adds 2 rows of each of 4 classes drawn by the inverse of their mean scores, from 48 rows "
-        "of every class",
+        "replay: feature_memory adds 2 rows of each of 4 classes drawn by the inverse of their mean scores, from 48 "
+        "rows of every class",
         "replay: mean_score follows the scores of 4 classes with alpha 0.9, background 0.01",
     ]

@@ -50,10 +50,11 @@ def held(memory: FeatureMemory, label: int) -> Tensor:
 
 def test_queues_hold_the_newest_rows() -> None:
     """Of every step the first 48 rows of a class, and of all those the last 48."""
-    memory, lists = FeatureMemory(C, MeanScore(C), capacity=48), {0: [], 1: []}
+    memory, lists = FeatureMemory(C, MeanScore(C), capacity=48, classes=4, count=10), {0: [], 1: []}
     for seed, labels in enumerate([(0, 1, 0), (0,), (0, 0, 0, 0), (), (1, 0)]):
         one = image(*labels, seed=seed)
-        step(memory, one)
+        given = step(memory, one)
+        assert given is not None
         noise = torch.rand(1, 4, 16, generator=torch.Generator().manual_seed(seed ^ 0x10CE))[0]
         rows = jitter_boxes(one["boxes"], noise).reshape(-1, 16, 4)
         for label, kept in lists.items():
@@ -61,6 +62,8 @@ def test_queues_hold_the_newest_rows() -> None:
             kept += mine[:48]
             del kept[:-48]
             assert held(memory, label).tolist() == kept
+            assert all(row in kept for row in given.features[given.labels == label].tolist())
+            assert all(row in kept for row in given.proposals[given.labels == label].tolist())
     assert int(memory.bank.fill[2]) == 0
 
 

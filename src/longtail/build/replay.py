@@ -43,7 +43,7 @@ def replay_parts(
 
 
 def as_part(scores: MeanScore) -> FeatureReplay:
-    """The same object; it has the methods of a replay part, but lives among the losses, which know nothing of replay."""
+    """The same object. It has a replay part's methods, but lives among the losses, which know nothing of replay."""
     return cast("FeatureReplay", scores)
 
 

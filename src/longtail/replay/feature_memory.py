@@ -12,7 +12,7 @@ from torch import Tensor
 from longtail.losses.mean_score import MeanScore
 from longtail.replay.base import FeatureReplay, Level, Pool, RegionRows, ReplayRows
 from longtail.replay.jittered_boxes import PATTERNS, jitter_boxes
-from longtail.replay.ring import RingQueues
+from longtail.replay.ring import Arrivals, RingQueues
 from longtail.replay.storage import Storage, to_step
 
 FLOOR = 1e-7  # added to a score before it is inverted
@@ -130,24 +130,48 @@ class FeatureMemory(FeatureReplay):
         empty = fill[drawn] == 0
         numbers = torch.cat([(~empty).sum()[None], arrivals.numbers])
         giving, stored, opened = numbers.tolist()
+        extra = None
+        if giving:
+            chosen = empty.long().argsort(stable=True)[:giving]
+            queues = drawn[chosen, None].expand(-1, self.count)
+            positions = (to_step(spot, where)[chosen] * fill[queues]).long()
+            extra = self._rows_at(queues.flatten(), positions.flatten(), arrivals, values, rows)
         self.bank.store(arrivals, values, stored=stored, opened=opened)
-        if not giving:
-            return None
+        return extra
 
-        chosen = empty.long().argsort(stable=True)[:giving]
-        drawn = drawn[chosen, None]
-        position = (to_step(spot, where)[chosen] * fill[drawn]).long()
-        slot = self.bank.slots[drawn, position].flatten()
+    def _rows_at(
+        self, queue: Tensor, position: Tensor, arrivals: Arrivals, values: Mapping[str, Tensor], rows: RegionRows
+    ) -> ReplayRows:
+        """The rows that the queues (M,) will hold at places (M,) once this step's are stored. Those of this step are
+        taken from ``values``, so that nothing waits for their way to a bank on the host."""
         device = rows.labels.device
-        nowhere = torch.full(slot.shape, -1, device=device)
+        same = (
+            (arrivals.queue == queue[:, None]) & (arrivals.position == position[:, None]) & arrivals.kept
+        )  # (M, 16 G)
+        slot = self.bank.slots[queue, position].clamp(min=0)
+        arriving = same.any(dim=1)
+        row = to_step(same.long().argmax(dim=1), device) if same.shape[1] else None
+        arriving = to_step(arriving, device)
+
+        def of(name: str) -> Tensor:
+            stored = self.bank.read(name, slot, device) if self.bank.opened else None
+            if row is None:
+                assert stored is not None, "a queue that holds something held it before"
+                return stored
+            fresh = values[name][row].to(self.bank.fields[name])
+            if stored is None:
+                return fresh
+            return torch.where(arriving.reshape(-1, *[1] * (fresh.ndim - 1)), fresh, stored)
+
+        nowhere = torch.full(queue.shape, -1, device=device)
         return ReplayRows(
-            features=self.bank.read("features", slot, device).to(rows.features.dtype),
-            labels=to_step(drawn.expand(-1, self.count).flatten(), device),
-            proposals=self.bank.read("proposals", slot, device).to(rows.proposals.dtype),
-            gt_boxes=self.bank.read("gt_boxes", slot, device).to(rows.gt_boxes.dtype),
+            features=of("features").to(rows.features.dtype),
+            labels=to_step(queue, device),
+            proposals=of("proposals").to(rows.proposals.dtype),
+            gt_boxes=of("gt_boxes").to(rows.gt_boxes.dtype),
             gt_index=nowhere,
             image_index=nowhere,
-            weight=torch.ones(slot.shape, device=device),
+            weight=torch.ones(queue.shape, device=device),
         )
 
     def _around_objects(
