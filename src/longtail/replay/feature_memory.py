@@ -224,5 +224,5 @@ def draw_classes(wanted: Tensor, chance: Tensor) -> Tensor:
     Args:
         wanted: (C,) >= 0, probabilities up to a factor.
     """
-    share = wanted.cumsum(0)
-    return torch.searchsorted(share / share[-1], chance).clamp(max=wanted.shape[0] - 1)
+    share = (wanted / wanted.max() * 2**40).long().cumsum(0)  # whole numbers add up alike in any order, on a GPU too
+    return torch.searchsorted(share, (chance * share[-1]).long(), right=True).clamp(max=wanted.shape[0] - 1)
