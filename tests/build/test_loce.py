@@ -133,3 +133,9 @@ def test_says_what_acts() -> None:
         "rows of every class",
         "replay: mean_score follows the scores of 4 classes with alpha 0.9, background 0.01",
     ]
+
+
+def test_pictures_have_no_regions_to_score() -> None:
+    recipe = load_recipe("baseline", ["model=image_classifier", "stages.*.classification_loss=equilibrium"])
+    with pytest.raises(UsageError, match="guide: instances"):
+        build_model(recipe, recipe.stages[0], STATISTICS, pretrained=False)
