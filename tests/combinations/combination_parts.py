@@ -62,7 +62,10 @@ NECKS = [{**spec, "channels": 8} for spec in spec_variants(NeckSpec)]
 LOSS_SPECS = spec_variants(ClassificationLossSpec)
 CLASSIFIER_SPECS = [*spec_variants(ClassifierSpec), {"type": "cosine", "scale": 1, "learn_norm": False}]
 BOX_LOSS_SPECS = spec_variants(BoxLossSpec)
-REPLAY_SPECS = [[], *([{**spec, "count": 3}] for spec in spec_variants(ReplaySpec))]
+REPLAY_SPECS = [
+    [],
+    *([spec if spec["type"] == "mean_score" else {**spec, "count": 3}] for spec in spec_variants(ReplaySpec)),
+]
 DETECTORS = sorted(
     kind
     for model in MODELS
