@@ -288,7 +288,8 @@ def deformable_detr(
         inference: None = LVIS's settings, the 300 best pairs without a threshold or non-maximum suppression.
 
     Raises:
-        UsageError: transformers is not installed, sizes that do not fit, or a loss that is not for queries.
+        UsageError: transformers is not installed, sizes that do not fit, a loss that is not for queries, or
+            a classifier that does not go with it.
     """
     # a group norm of 32 groups has nothing to normalise on a map of one place if each has one channel
     if channels < 64 or channels % 32 or channels % heads:
@@ -321,6 +322,11 @@ def deformable_detr(
     transformer.backbone = MaskedMaps(maps)
     layers = [classifier(channels, loss.num_logits) for _ in range(decoder_layers)]
     for layer in layers:
+        if layer.name not in loss.classifiers or layer.level != "embedded":
+            raise UsageError(
+                f"the classifier {layer.name!r} does not work on queries with {type(loss).__name__}; this loss works "
+                f"with: {', '.join(sorted(loss.classifiers))}"
+            )
         if loss.bias_prior is not None:
             layer.initialise(loss.bias_prior)
     if two_stage:

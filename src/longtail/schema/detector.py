@@ -332,6 +332,7 @@ class DeformableDETR(ModelPart):
     """Deformable DETR. It has no pyramid: the transformer mixes the backbone's maps itself."""
 
     type: Literal["deformable_detr"] = "deformable_detr"
+    backbone: BackboneSpec = ResNet()
     finest_stride: int = Field(8, ge=1, description="Maps of the backbone with smaller strides are not used.")
     levels: int = Field(4, ge=2, description="Maps the transformer sees; convolutions make those the backbone lacks.")
     channels: int = Field(256, ge=64, multiple_of=32, description="Width of the transformer.")
