@@ -12,6 +12,8 @@ from longtail.build.replay import describe_replay
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
+from longtail.models.base import Detector
+from longtail.models.image_classifier import ImageClassifier
 from longtail.models.proposer import Proposer
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
@@ -256,7 +258,7 @@ def _run(
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
-        if not isinstance(model, Proposer):
+        if isinstance(model, Detector | ImageClassifier):
             results = evaluate_model(model, recipe, data, fabric, progress)
             keep_best(run, fabric, model, identity, results, cursor)
         if first:
