@@ -22,7 +22,7 @@ from longtail.build.model import build_model
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.losses import BoxLoss, ClassificationLoss, SmoothL1Loss
-from longtail.models import BoxStage, DenseHead, Matcher
+from longtail.models import BoxStage, DenseHead, Matcher, deformable_detr, tiny32
 from longtail.models.base import TrainableModel
 from longtail.models.classifiers import Classifier
 from longtail.replay import FeatureReplay
@@ -62,7 +62,10 @@ NECKS = [{**spec, "channels": 8} for spec in spec_variants(NeckSpec)]
 LOSS_SPECS = spec_variants(ClassificationLossSpec)
 CLASSIFIER_SPECS = [*spec_variants(ClassifierSpec), {"type": "cosine", "scale": 1, "learn_norm": False}]
 BOX_LOSS_SPECS = spec_variants(BoxLossSpec)
-REPLAY_SPECS = [[], *([{**spec, "count": 3}] for spec in spec_variants(ReplaySpec))]
+REPLAY_SPECS = [
+    [],
+    *([spec if spec["type"] == "mean_score" else {**spec, "count": 3}] for spec in spec_variants(ReplaySpec)),
+]
 DETECTORS = sorted(
     kind
     for model in MODELS
@@ -149,8 +152,22 @@ def dense_head(loss: ClassificationLoss, classifier: type[Classifier]) -> tuple[
     return head, lambda: head.losses(images, maps, targets, generator=draw)
 
 
+def query_head(loss: ClassificationLoss, classifier: type[Classifier]) -> tuple[nn.Module, Step]:
+    """A Deformable DETR and a function that says its losses on two small pictures with two objects each."""
+    torch.manual_seed(0)
+    model = deformable_detr(
+        tiny32(width=8), num_classes=CLASSES, classification_loss=loss, classifier=classifier, channels=64, hidden=16,
+        heads=2, encoder_layers=1, decoder_layers=2, num_queries=8,
+    )  # fmt: skip
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
+    pictures = [picture(boxes, torch.tensor(labels), seed=3) for labels in ([0, 3], [1, 4])]
+    images, targets = zip(*pictures, strict=True)
+    return model, lambda: model.losses(images, targets)
+
+
 HEADS: dict[str, Callable[[ClassificationLoss, type[Classifier]], tuple[nn.Module, Step]]] = {
     "dense": dense_head,
+    "query": query_head,
     "roi": region_head,
 }
 """Every kind of head: (loss, classifier) -> the head and its step."""

@@ -12,7 +12,7 @@ import torch
 
 import longtail.losses
 import longtail.replay
-from longtail.losses import BoxLoss, ClassificationLoss
+from longtail.losses import BoxLoss, ClassificationLoss, MeanScore
 from longtail.replay import FeatureReplay, RegionRows
 
 # Name of a required argument -> its value for C classes. The first class has no training data at all.
@@ -23,6 +23,7 @@ ARGUMENTS = {
     "class_counts": lambda c: torch.arange(max(c, 0)) ** 2,
     "feature_size": lambda c: 8,
     "image_frequency": lambda c: torch.arange(c, dtype=torch.float64) ** 2 / 10_000,
+    "guide": lambda c: MeanScore(c),
     "targeted": lambda c: torch.arange(c) < (c + 1) // 2,
 }
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

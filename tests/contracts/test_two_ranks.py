@@ -4,6 +4,7 @@ One session for everything, since starting two processes is the slow part. This 
 """
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from contract_parts import BOX_LOSSES, LOSSES, REPLAYS, build, logits_and_labels
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, GHMRegression, SeesawLoss, SmoothL1Loss
+from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, GHMRegression, MeanScore, SeesawLoss, SmoothL1Loss
+from longtail.losses.mean_score import observations
 from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
 from longtail.models import DeconfoundedClassifier, DenseHead, Matcher
+from longtail.replay import RegionRows
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import per_rank_names
 
@@ -136,6 +139,27 @@ def replays(rank):
         equal_on_both(shared_buffers(part), case.id)
 
 
+def mean_scores(rank):
+    """Two processes with half of the rows each keep the scores that one keeps of all; one may have no rows."""
+    for counts in ((12, 18), (9, 0), (0, 0)):
+        shared = MeanScore(5)
+        rows = region_rows(sum(counts), "embedded", seed=counts[0])
+        objects = torch.arange(sum(counts)) // 2
+        rows = dataclasses.replace(rows, gt_index=objects, image_index=torch.zeros_like(objects), labels=objects % 6)
+        logits = torch.randn(sum(counts), 6, generator=torch.Generator().manual_seed(1))
+        first = counts[0] - counts[0] % 2  # no object is cut in two
+        own = slice(0, first) if rank == 0 else slice(first, None)
+        fields = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
+        shared.after_logits(RegionRows(**{name: value[own] for name, value in fields.items()}), logits[own], True)
+        equal_on_both(dict(shared.named_buffers()), "MeanScore")
+        label, count, total = observations(rows, logits.softmax(1)[range(len(objects)), rows.labels].double(), 5)
+        number = torch.zeros(6).double().index_add_(0, label, count)[:5]
+        mean = torch.zeros(6).double().index_add_(0, label, total)[:5] / number.clamp(min=1)
+        expected = torch.cat([0.9**number * 0.01 + (1 - 0.9**number) * mean, torch.tensor([0.01])]).float()
+        torch.testing.assert_close(shared.value, expected)
+        assert (shared.value != 0.01).any() == bool(sum(counts))
+
+
 def classifiers(rank):
     """The deconfounded classifier's mean is that of all processes' objects together; one may have none."""
     classifier = DeconfoundedClassifier(4, 6, momentum=0.5)
@@ -217,6 +241,7 @@ if __name__ == "__main__":
     box_losses(this_rank)
     state_is_that_of_all_rows(this_rank)
     replays(this_rank)
+    mean_scores(this_rank)
     classifiers(this_rank)
     dense_heads(this_rank)
     dist.barrier()

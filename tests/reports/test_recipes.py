@@ -13,8 +13,10 @@ from longtail.schema.stage import Schedule
 def test_every_recipe_has_all_seams(name: str) -> None:
     text, stages = explain_recipe(load_recipe(name)), load_recipe(name).stages
     assert text.count("  image sampler ") == len(stages)
-    for seam in ("region sampler", "classifier", "classification loss", "box loss", "feature replay"):
-        assert text.count(f"  {seam} ") == sum(stage.proposals != "only" for stage in stages)
+    whole = [stage for stage in stages if stage.proposals != "only"]
+    for seam in ("region sampler", "classifier", "classification loss", "box loss"):
+        assert text.count(f"  {seam} ") == len(whole)
+    assert text.count("  feature replay ") == sum(max(1, len(stage.replay)) for stage in whole)
 
 
 def test_what_becomes_of_proposals_and_which_head_is_named() -> None:

@@ -44,9 +44,10 @@ stages:
 
 
 def recipe(name: str | Path, *overrides: str) -> Recipe:
-    """For a detector without regions, only what it has, too."""
-    with_regions = "regions" in type(load_recipe(name).model).model_fields
-    fast = [text for text in FAST if with_regions or not text.startswith(("model.regions", "model.masks"))]
+    """For a detector without a pyramid, regions or masks, only what it has, too."""
+    keys = type(load_recipe(name).model).model_fields
+    missing = tuple(f"model.{part}" for part in ("neck", "regions", "masks") if part not in keys)
+    fast = [text for text in FAST if not text.startswith(missing)]
     return load_recipe(name, [*fast, *overrides])
 
 

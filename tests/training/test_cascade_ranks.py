@@ -56,6 +56,7 @@ class Echo(FeatureReplay):
             image_index=torch.full_like(chosen, -1),
             weight=torch.ones(len(chosen)),
             joins_normaliser=self.joins,
+            updates_loss_state=self.joins,
         )
 
 
@@ -67,7 +68,7 @@ def curve(folder: Path) -> dict[tuple[str, int, str], float]:
 def run(home: Path, name: str) -> None:
     """In double precision: in single precision, rounding soon tips a choice between two regions."""
     original = detectors.replay_parts
-    detectors.replay_parts = lambda specs, statistics: [Echo(joins=True), Echo(joins=False)]
+    detectors.replay_parts = lambda *_, **__: [Echo(joins=True), Echo(joins=False)]
     api.SAVES_PER_STAGE = STEPS
     torch.set_default_dtype(torch.float64)
     data = home / "data"

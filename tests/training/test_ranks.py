@@ -29,6 +29,7 @@ from longtail.data import AnnotationTable
 from longtail.data.dataset import DetectionDataset
 from longtail.data.scenes import GeneratedSet
 from longtail.data.shapes import make_shapes
+from longtail.losses import MeanScore
 from longtail.replay import ObjectMemory
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
@@ -125,7 +126,7 @@ def train(folder: Path, name: str, what: Recipe, **options: Any) -> None:
 
 def curve(folder: Path, name: str) -> None:
     """Twenty steps in double precision: in single precision, rounding soon tips a choice between two proposals."""
-    detectors.replay_parts = lambda specs, statistics, **_: [Echo(joins=True), Echo(joins=False)]
+    detectors.replay_parts = lambda *_, **__: [Echo(joins=True), Echo(joins=False)]
     api.SAVES_PER_STAGE = STEPS  # a value of the curve for every step
     torch.set_default_dtype(torch.float64)
     try:
@@ -138,7 +139,7 @@ def curve(folder: Path, name: str) -> None:
 def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
     """Twelve steps with rows of each process's own; SIGKILL after some of them."""
     everything = torch.ones(12, dtype=torch.bool)
-    detectors.replay_parts = lambda specs, statistics, **_: [
+    detectors.replay_parts = lambda *_, **__: [
         Bank(),
         ObjectMemory(12, everything, count=3, capacity=8, draw="random"),
     ]
@@ -155,6 +156,38 @@ def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
     loop.step_losses = until
     train(folder, name, recipe(12), resume=(folder / name).exists())
     loop.step_losses = original
+
+
+class Cut(Exception):
+    """Ends a run on both processes at the same place, with nothing saved."""
+
+
+def loce(folder: Path, name: str, *, cut_at: int = 0) -> None:
+    """Both stages of LOCE, with the pass that fills the memory between them; ended at a look at the scores."""
+    original, looks = MeanScore.after_logits, 0
+
+    def counted(*arguments: Any) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == cut_at:
+            raise Cut
+        original(*arguments)
+
+    MeanScore.after_logits = counted
+    what = load_recipe(
+        "loce",
+        [
+            *(change for change in SETTINGS if "replay" not in change),
+            "stages.*.schedule.images=24",
+            "stages.equilibrium.passes_before=[{type: update_state, images: 12}]",
+        ],
+    )
+    try:
+        train(folder, name, what, resume=(folder / name).exists())
+    except Cut:
+        assert cut_at
+    finally:
+        MeanScore.after_logits = original
 
 
 def evaluations(folder: Path, suffix: str, rank: int = 0, world_size: int = 1) -> None:
@@ -197,6 +230,7 @@ def process(mode: str, folder: Path) -> int:
     """What each process does."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
+    original_parts = detectors.replay_parts
     if mode == "session":
         original = api.train_stage
 
@@ -209,6 +243,11 @@ def process(mode: str, folder: Path) -> int:
         curve(folder, "curve-2")
         with_bank(folder, "whole")
         evaluations(folder, "2", rank, 2)
+        detectors.replay_parts = original_parts
+        loce(folder, "loce-whole")
+        for place in (2, 7):  # within the pass of three batches, and after four steps of the second stage
+            loce(folder, "loce-cut", cut_at=place)
+        loce(folder, "loce-cut")
     elif mode == "killed":
         with_bank(folder, "cut", killed=True)
     elif mode == "resumed":
@@ -261,7 +300,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     original, original_losses = detectors.replay_parts, loop.step_losses
     try:
         curve(home, "curve-1")
-        detectors.replay_parts = lambda specs, statistics, **_: []
+        detectors.replay_parts = lambda *_, **__: []
         train(home, "trained", recipe(STEPS))
         evaluations(home, "1")
         done = torchrun("session", home)
@@ -289,7 +328,7 @@ def test_the_curve_is_that_of_one_process(folder: Path) -> None:
 
 def test_the_weights_are_those_of_one_process_and_equal_on_both(folder: Path) -> None:
     mine, other = ((folder / f"hashes-{rank}.txt").read_text().split() for rank in (0, 1))
-    assert mine == other and len(mine) == 2
+    assert mine == other and len(mine) == 7  # of LOCE the ends of five stages
     one, two = (load_file(folder / name / "checkpoints/last/model.safetensors") for name in ("curve-1", "curve-2"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-8, msg=name)
@@ -327,6 +366,24 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
         assert len(before) == 10 and all(torch.equal(before[key], after[key]) for key in before)
     for name in ("box.replay.0.features", "box.replay.1.bank.features"):
         assert len(banks[0][name]) and not torch.equal(banks[0][name], banks[1][name]), "each process has its own"
+
+
+def test_two_processes_of_loce_have_one_score_and_two_memories_and_resume_exactly(folder: Path) -> None:
+    """The curves hold means over both processes, the checkpoint the scores that both have."""
+    log = (folder / "loce-cut" / "log.txt").read_text()
+    assert log.count("resuming stage representation after 6 steps") == log.count("resuming stage equilibrium") == 1
+    whole, cut = ((folder / name / "checkpoints" / "last") for name in ("loce-whole", "loce-cut"))
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+    curves = [(folder / name / "metrics.csv").read_bytes() for name in ("loce-whole", "loce-cut")]
+    assert curves[0] == curves[1]
+    banks = [
+        [torch.load(run / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)] for run in (whole, cut)
+    ]
+    for before, after in zip(*banks, strict=True):
+        assert len(before) == 5 and all(torch.equal(before[key], after[key]) for key in before)
+    pushed = [own["box.replay.0.bank.pushed"] for own in banks[0]]
+    assert all(own.sum() > 0 for own in pushed)
+    assert not torch.equal(*pushed), "each process holds its own rows"
 
 
 def test_an_error_of_one_process_ends_the_other_and_is_shown_once(folder: Path) -> None:

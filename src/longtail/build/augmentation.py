@@ -41,7 +41,7 @@ def resizing(spec: Images) -> nn.Module | None:
             return LargeScaleJitter(jitter.size, jitter.scale, pad=jitter.pad, fill=spec.fill)
         case augmentation.CropOrNot() as detr:
             policy: nn.Module = crop_or_not(
-                spec.short_sides,
+                detr.short_sides or spec.short_sides,
                 spec.long_side,
                 probability=detr.probability,
                 before=detr.before,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from longtail.build.detector import classifier, pyramid_backbone, stage_classifier
 from longtail.build.losses import classification_loss
-from longtail.build.replay import replay_parts
+from longtail.build.replay import mean_score, replay_parts
 from longtail.data import ClassStatistics
 from longtail.models.cifar import CifarResNet, small_resnet34
 from longtail.models.image_classifier import ImageClassifier, PictureHead
 from longtail.models.picture_backbones import PictureBackbone, pooled
-from longtail.schema import StageSpec
+from longtail.schema import StageSpec, UsageError
 from longtail.schema import detector as detectors
 from longtail.schema import image_classifier as specs
 
@@ -24,6 +24,11 @@ def build_classifier(
 ) -> ImageClassifier:
     """A classifier of pictures; arguments and errors as for :func:`~longtail.build.model.build_model`."""
     backbone = picture_backbone(model.backbone, pretrained=pretrained, trust=trust)
+    if mean_score(stage, statistics) is not None:
+        raise UsageError(
+            f"stage {stage.name!r} follows the mean scores of objects' regions, and pictures have none; use "
+            "classification_loss={type: equilibrium, guide: instances}, and no mean_score or feature_memory"
+        )
     loss = classification_loss(stage.classification_loss, statistics)
     head = PictureHead(
         num_classes=statistics.num_classes,

@@ -12,10 +12,10 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.build.losses import box_loss, classification_loss
-from longtail.build.replay import replay_parts
+from longtail.build.replay import mean_score, replay_parts
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
-from longtail.losses import ClassificationLoss, LDAMLoss
+from longtail.losses import ClassificationLoss, EquilibriumLoss, LDAMLoss, SoftmaxCrossEntropy
 from longtail.models import (
     CosineClassifier,
     DeconfoundedClassifier,
@@ -88,7 +88,10 @@ def two_stage_arguments(
     Raises:
         UsageError: parts that do not go together, with what would.
     """
-    loss = classification_loss(stage.classification_loss, statistics)
+    scores = mean_score(stage, statistics)
+    loss = classification_loss(stage.classification_loss, statistics, scores)
+    if scores is not None and not isinstance(loss, SoftmaxCrossEntropy | EquilibriumLoss):
+        scores.scores = loss.scores
     chosen = stage_classifier(model, stage, loss)
     return {
         "num_classes": statistics.num_classes,
@@ -97,7 +100,7 @@ def two_stage_arguments(
         "classifier": classifier(chosen),
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
-        "replay": replay_parts(stage.replay, statistics, feature_size=model.regions.channels),
+        "replay": replay_parts(stage.replay, statistics, scores, feature_size=model.regions.channels),
         "proposal": CachedProposals()
         if stage.proposals == "cached"
         else proposals(model.proposals, pyramid, statistics),

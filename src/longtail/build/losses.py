@@ -20,6 +20,7 @@ from longtail.losses import (
     EqualizationLoss,
     EqualizationLossV2,
     EqualizedFocalLoss,
+    EquilibriumLoss,
     FederatedLoss,
     FocalLoss,
     GHMClassification,
@@ -32,6 +33,7 @@ from longtail.losses import (
     LGRL1Loss,
     LogitAdjustedLoss,
     MaskedFeatureDistillation,
+    MeanScore,
     ObjectnessSoftmax,
     SeesawLoss,
     SigmoidCrossEntropy,
@@ -42,8 +44,11 @@ from longtail.schema import losses as specs
 from longtail.schema import parts
 
 
-def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassStatistics) -> ClassificationLoss:
-    """The classification loss a stage asks for; counts come from the training annotations."""
+def classification_loss(
+    spec: specs.ClassificationLossSpec, statistics: ClassStatistics, mean_score: MeanScore | None = None
+) -> ClassificationLoss:
+    """The classification loss a stage asks for; counts come from the training annotations, mean scores from the stage's
+    own ``mean_score``, None = new ones."""
     classes = statistics.num_classes
     instances = torch.as_tensor(statistics.instance_counts)
     frequency = torch.as_tensor(statistics.image_frequency)
@@ -88,6 +93,8 @@ def classification_loss(spec: specs.ClassificationLossSpec, statistics: ClassSta
             return EqualizationLossV2(
                 classes, gamma=spec.gamma, mu=spec.mu, alpha=spec.alpha, prior=spec.prior, sync=spec.sync
             )
+        case specs.Equilibrium():
+            return EquilibriumLoss(instances if spec.guide == "instances" else mean_score or MeanScore(classes))
         case specs.Federated():
             images = torch.as_tensor(statistics.image_counts)
             return FederatedLoss(images, subset=spec.subset, power=spec.power, prior=spec.prior)

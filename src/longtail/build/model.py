@@ -6,6 +6,7 @@ import torch
 
 from longtail.build.cascade import build_cascade
 from longtail.build.classify import build_classifier
+from longtail.build.deformable_detr import build_deformable_detr
 from longtail.build.dense import build_retinanet
 from longtail.build.detector import build_rcnn
 from longtail.build.proposer import build_proposal_detector, build_proposer
@@ -67,6 +68,10 @@ def build_model(
             return one_stage
         case dense.RegionProposalNetwork() as spec:
             return build_proposal_detector(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
+        case specs.DeformableDETR() as spec:
+            queries = build_deformable_detr(spec, recipe.images, stage, statistics, pretrained=pretrained, trust=trust)
+            adjust(queries, spec.inference.adjust, statistics)
+            return queries
 
 
 def calibrated_head(spec: parts.Calibrated, box: BoxStage, statistics: ClassStatistics) -> CalibratedHead:

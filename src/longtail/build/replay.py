@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,20 +11,41 @@ from torch import Tensor
 from longtail.data import ClassStatistics
 from longtail.replay import (
     ExchangedMoments,
+    FeatureMemory,
     FeatureReplay,
     InterpolatedFeatures,
+    MeanScore,
     ObjectMemory,
     TransferredFeatures,
     targeted_classes,
 )
-from longtail.schema import UsageError, parts
+from longtail.schema import StageSpec, UsageError, parts
 from longtail.schema.explain import nearest
 
 
+def mean_score(stage: StageSpec, statistics: ClassStatistics) -> MeanScore | None:
+    """The mean scores of a stage, if it lists them or has a part that they guide.
+
+    Raises:
+        UsageError: they are listed twice.
+    """
+    listed = [spec for spec in stage.replay if isinstance(spec, parts.MeanScores)]
+    if len(listed) > 1:
+        raise UsageError(f"stage {stage.name!r} lists mean_score {len(listed)} times; give it once")
+    guided = [stage.classification_loss, *stage.replay]
+    if not listed and not any(getattr(part, "guide", "") == "score" for part in guided):
+        return None
+    return follow(listed[0] if listed else parts.MeanScores(), statistics)
+
+
 def replay_parts(
-    specs: Sequence[parts.ReplaySpec], statistics: ClassStatistics, *, feature_size: int
+    specs: Sequence[parts.ReplaySpec],
+    statistics: ClassStatistics,
+    scores: MeanScore | None = None,
+    *,
+    feature_size: int,
 ) -> list[FeatureReplay]:
-    """Replay parts of a stage, in order.
+    """Replay parts of a stage, in order, and last the ``scores`` that guide them or the loss, if they are not listed.
 
     Args:
         specs: of the stage.
@@ -33,11 +55,29 @@ def replay_parts(
     Raises:
         UsageError: a targeted class that the data does not have.
     """
-    return [replay_part(spec, statistics, feature_size=feature_size) for spec in specs]
+    found = [replay_part(spec, statistics, scores, feature_size=feature_size) for spec in specs]
+    listed = any(isinstance(spec, parts.MeanScores) for spec in specs)
+    return found if scores is None or listed else [*found, as_part(scores)]
 
 
-def replay_part(spec: parts.ReplaySpec, statistics: ClassStatistics, *, feature_size: int) -> FeatureReplay:
-    """One replay part."""
+def as_part(scores: MeanScore) -> FeatureReplay:
+    """The same object. It has a replay part's methods, but lives among the losses, which know nothing of replay."""
+    return cast("FeatureReplay", scores)
+
+
+def follow(spec: parts.MeanScores, statistics: ClassStatistics) -> MeanScore:
+    """New mean scores."""
+    return MeanScore(statistics.num_classes, alpha=spec.alpha, background=spec.background, initial=spec.initial)
+
+
+def replay_part(
+    spec: parts.ReplaySpec, statistics: ClassStatistics, scores: MeanScore | None, *, feature_size: int
+) -> FeatureReplay:
+    """One replay part.
+
+    Raises:
+        UsageError: a targeted class that the data does not have.
+    """
     classes = statistics.num_classes
     match spec:
         case parts.ObjectMemory():
@@ -73,6 +113,23 @@ def replay_part(spec: parts.ReplaySpec, statistics: ClassStatistics, *, feature_
                 momentum=spec.momentum,
                 covariance_momentum=spec.covariance_momentum,
             )
+        case parts.MeanScores():
+            return as_part(follow(spec, statistics) if scores is None else scores)
+        case parts.FeatureMemory():
+            guide = (
+                scores or MeanScore(classes) if spec.guide == "score" else torch.as_tensor(statistics.instance_counts)
+            )
+            return FeatureMemory(
+                classes,
+                guide,
+                classes=spec.classes,
+                count=spec.count,
+                capacity=spec.capacity,
+                arrivals=spec.arrivals,
+                half=spec.half,
+                storage=spec.storage,
+                lazy=spec.lazy,
+            )
 
 
 def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
@@ -93,13 +150,28 @@ def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
 
 def describe_replay(specs: Sequence[parts.ReplaySpec], statistics: ClassStatistics) -> list[str]:
     """What the replay parts act on, printed before training."""
-    lines = []
-    for spec in specs:
-        if not isinstance(spec, parts.Targeted):
-            continue
-        chosen = targeted(spec, statistics).numpy()
-        group = statistics.group[chosen].tolist()
-        kind = "named" if spec.classes else f"at most {spec.max_images} images"
-        groups = f"{group.count('r')} rare, {group.count('c')} common, {group.count('f')} frequent"
-        lines.append(f"replay: {spec.type} acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}")
-    return lines
+    return [f"replay: {spec.type} {describe_part(spec, statistics)}" for spec in specs]
+
+
+def describe_part(spec: parts.ReplaySpec, statistics: ClassStatistics) -> str:
+    """What one replay part acts on."""
+    match spec:
+        case parts.Targeted():
+            chosen = targeted(spec, statistics).numpy()
+            group = statistics.group[chosen].tolist()
+            kind = "named" if spec.classes else f"at most {spec.max_images} images"
+            groups = f"{group.count('r')} rare, {group.count('c')} common, {group.count('f')} frequent"
+            return f"acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}"
+        case parts.ExchangedMoments():
+            return f"changes objects' features in {100 * spec.probability:g} % of the steps"
+        case parts.MeanScores():
+            return (
+                f"follows the scores of {statistics.num_classes} classes with alpha {spec.alpha:g}, "
+                f"background {spec.background:g}"
+            )
+        case parts.FeatureMemory():
+            by = "their mean scores" if spec.guide == "score" else "their training objects"
+            return (
+                f"adds {spec.count} rows of each of {spec.classes} classes drawn by the inverse of {by}, "
+                f"from {spec.capacity} rows of every class"
+            )

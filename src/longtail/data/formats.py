@@ -94,9 +94,10 @@ def recognise(path: Path) -> Format:
             return "voc"
         if any(path.glob("*.yaml")) or any(path.glob("*.yml")) or (path / "labels").is_dir():
             return "yolo"
-        if is_image_folder(path) or any(is_image_folder(folder) for folder in sub_folders(path)):
+        hint = _hint(path)
+        if not hint and (is_image_folder(path) or any(is_image_folder(folder) for folder in sub_folders(path))):
             return "folder"
-        raise DataError(f"{path} is no annotation folder; give {KNOWN}{_hint(path)}")
+        raise DataError(f"{path} is no annotation folder; give {KNOWN}{hint}")
     if not os.path.isfile(path):
         raise DataError(f"there is no annotation file {path}, nor a folder of that name")
     if path.suffix.lower() in (".yaml", ".yml"):

@@ -15,6 +15,7 @@ from longtail.losses.drop_loss import DropLoss
 from longtail.losses.equalization import EqualizationLoss
 from longtail.losses.equalization_v2 import EqualizationLossV2
 from longtail.losses.equalized_focal import EqualizedFocalLoss
+from longtail.losses.equilibrium import EquilibriumLoss
 from longtail.losses.federated import FederatedLoss
 from longtail.losses.focal import FocalLoss
 from longtail.losses.gradient_harmonising import GHMClassification, GHMRegression
@@ -23,6 +24,7 @@ from longtail.losses.ldam import LDAMLoss
 from longtail.losses.lgr_cross_entropy import LGRCrossEntropy
 from longtail.losses.logit_adjusted import LogitAdjustedLoss
 from longtail.losses.masked_feature_distillation import MaskedFeatureDistillation
+from longtail.losses.mean_score import MeanScore
 from longtail.losses.objectness_softmax import ObjectnessSoftmax
 from longtail.losses.seesaw import SeesawLoss
 from longtail.losses.sigmoid import SigmoidCrossEntropy
@@ -42,6 +44,7 @@ __all__ = [
     "EqualizationLoss",
     "EqualizationLossV2",
     "EqualizedFocalLoss",
+    "EquilibriumLoss",
     "FederatedLoss",
     "FocalLoss",
     "GHMClassification",
@@ -54,6 +57,7 @@ __all__ = [
     "LGRL1Loss",
     "LogitAdjustedLoss",
     "MaskedFeatureDistillation",
+    "MeanScore",
     "ObjectnessSoftmax",
     "Record",
     "SeesawLoss",

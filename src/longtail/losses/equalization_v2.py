@@ -50,6 +50,8 @@ class EqualizationLossV2(BatchLoss):
         ValueError: an argument outside its range.
     """
 
+    heads = frozenset({"roi", "query"})
+
     def __init__(
         self,
         num_classes: int,

@@ -48,7 +48,7 @@ class EqualizedFocalLoss(BatchLoss):
         ValueError: an argument outside its range.
     """
 
-    heads = frozenset({"dense"})
+    heads = frozenset({"dense", "query"})
 
     def __init__(
         self,

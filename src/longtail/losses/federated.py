@@ -41,7 +41,7 @@ class FederatedLoss(BatchLoss):
         ValueError: an argument outside its range.
     """
 
-    heads = frozenset({"roi", "dense"})
+    heads = frozenset({"roi", "dense", "query"})
 
     def __init__(self, image_counts: Tensor, *, subset: int = 50, power: float = 0.5, prior: float = 0.01) -> None:
         super().__init__(num_classes=len(image_counts))

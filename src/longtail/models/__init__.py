@@ -9,6 +9,7 @@ from longtail.models.cascade import PUBLISHED_STAGES, CascadeRCNN, CascadeStage,
 from longtail.models.classifiers import Classifier, CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deconfounded import DeconfoundedClassifier
 from longtail.models.deformable import DeformableConv2d, make_deformable
+from longtail.models.deformable_detr import DeformableDETR, deformable_detr
 from longtail.models.dense_head import DenseHead, DenseOutputs
 from longtail.models.image_classifier import ImageClassifier
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
@@ -20,6 +21,9 @@ from longtail.models.postprocess import Inference, masks_to_rle, paste_masks
 from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, Proposals, TopN
 from longtail.models.proposer import CachedProposals, ProposalDetector, Proposer
+from longtail.models.query_losses import QueryCriterion
+from longtail.models.query_matching import MatchCost
+from longtail.models.query_transformer import transformers_state
 from longtail.models.rcnn import RCNN, faster_rcnn, mask_rcnn, proposal_network
 from longtail.models.region_head import BoxStage, StageResult
 from longtail.models.regions import Regions
@@ -44,6 +48,7 @@ __all__ = [
     "CosineClassifier",
     "DeconfoundedClassifier",
     "DeformableConv2d",
+    "DeformableDETR",
     "DenseHead",
     "DenseOutputs",
     "EmbeddedGaussian",
@@ -54,6 +59,7 @@ __all__ = [
     "LevelNMS",
     "LinearClassifier",
     "MaskBranch",
+    "MatchCost",
     "Matcher",
     "NormalisedMaskPredictor",
     "NormedLinear",
@@ -64,6 +70,7 @@ __all__ = [
     "Proposals",
     "Proposer",
     "PyramidBackbone",
+    "QueryCriterion",
     "Regions",
     "ResamplingNMS",
     "RetinaNet",
@@ -72,6 +79,7 @@ __all__ = [
     "adjust_logits",
     "cascade_rcnn",
     "conv_head",
+    "deformable_detr",
     "faster_rcnn",
     "from_torchvision",
     "make_deformable",
@@ -86,4 +94,5 @@ __all__ = [
     "tau_normalise",
     "timm_fpn",
     "tiny32",
+    "transformers_state",
 ]

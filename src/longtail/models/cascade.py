@@ -229,15 +229,17 @@ def cascade_rcnn(
         if given is not None and len(given) != len(stages):
             raise ValueError(f"{name} has {len(given)} entries for {len(stages)} stages; give one per stage")
     pool = region_pool(backbone, 7) if box_pool is None else box_pool
+    # loss and replay together: what they share, such as the mean scores, stays shared within a stage
+    own = [deepcopy((classification_loss, list(replay))) for _ in stages]
     box = [
         box_stage(
             backbone,
             num_classes=num_classes,
-            classification_loss=deepcopy(classification_loss),
+            classification_loss=own[number][0],
             classifier=classifier,
             box_loss=deepcopy(box_loss),
             region_sampler=None if region_samplers is None else region_samplers[number],
-            replay=[deepcopy(part) for part in replay],
+            replay=own[number][1],
             matcher=Matcher(stage.iou, stage.iou) if matchers is None else matchers[number],
             box_head=None if box_head is None else box_head(),
             embedding_size=embedding_size,

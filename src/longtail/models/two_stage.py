@@ -91,6 +91,7 @@ class TwoStageDetector(Detector):
         """
         update = self.training if update_state is None else update_state
         batch, scaled = self.preprocess(images, targets, resize=self.preprocess.resize_in_losses)
+        scaled = [{**target, "image_size": size} for target, size in zip(scaled, batch.image_sizes, strict=True)]
         pyramid = Pyramid(self.backbone(batch.tensors), height_width(batch.tensors), batch.image_sizes)
         if record is not None:
             record.keep("maps", pyramid.maps)
@@ -175,7 +176,8 @@ class TwoStageDetector(Detector):
         Args:
             pyramid: of the batch.
             proposals: (n, 4) per picture, corners in pixels of the batch.
-            targets: as for :meth:`losses`, in pixels of the batch.
+            targets: as for :meth:`losses`, in pixels of the batch, each with its picture's ``image_size`` (height,
+                width) without padding.
             generators: source of the region samplers' draws, one per picture.
             step_generator: source of a stochastic loss's draws.
             record, update_state: as for :meth:`losses`.

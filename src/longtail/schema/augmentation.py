@@ -60,6 +60,10 @@ class CropOrNot(Part):
     )
     crop: tuple[Side, Side] = Field((384, 600), description="Range of the crop's height and of its width, in pixels.")
 
+    short_sides: tuple[Side, ...] = Field(
+        (), description="Shorter sides at the end, in pixels; one is drawn. Empty = `images.short_sides`."
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         in_order("crop", self.crop)

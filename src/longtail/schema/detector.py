@@ -319,3 +319,34 @@ class CascadeRCNN(TwoStagePart):
     def has_masks(self) -> bool:
         """Cascade Mask R-CNN alone has mask branches."""
         return self.type == "cascade_mask_rcnn"
+
+
+class QueryInference(Inference):
+    """From the logits of queries to detections: the best pairs of query and class, published without suppression."""
+
+    score_threshold: float = Field(0.0, ge=0, le=1, description="Detections below this score are dropped.")
+    nms_threshold: float = Field(1.0, ge=0, le=1, description="IoU of the per-class NMS; 1 = none.")
+
+
+class DeformableDETR(ModelPart):
+    """Deformable DETR. It has no pyramid: the transformer mixes the backbone's maps itself."""
+
+    type: Literal["deformable_detr"] = "deformable_detr"
+    backbone: BackboneSpec = ResNet()
+    finest_stride: int = Field(8, ge=1, description="Maps of the backbone with smaller strides are not used.")
+    levels: int = Field(4, ge=2, description="Maps the transformer sees; convolutions make those the backbone lacks.")
+    channels: int = Field(256, ge=64, multiple_of=32, description="Width of the transformer.")
+    hidden: int = Field(1024, ge=1, description="Width of its feed-forward layers.")
+    heads: int = Field(8, ge=1, description="Attention heads.")
+    points: int = Field(4, ge=1, description="Sampling points per head and level.")
+    encoder_layers: int = Field(6, ge=1, description="Layers of the encoder.")
+    decoder_layers: int = Field(6, ge=1, description="Layers of the decoder.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in the transformer.")
+    num_queries: int = Field(300, ge=1, description="At most so many objects are found.")
+    box_refine: bool = Field(True, description="Whether every layer moves the boxes of the one before it.")
+    two_stage: bool = Field(True, description="Whether queries are the encoder's best places instead of learned.")
+    repeats: int = Field(1, ge=1, description="Queries matched with each object; above 1 for short training with NMS.")
+    l1_weight: float = Field(5.0, ge=0, description="Factor of the boxes' L1 loss, before the stage's `box_weight`.")
+    giou_weight: float = Field(2.0, ge=0, description="Factor of the boxes' GIoU loss, likewise.")
+    proposal_weight: float = Field(3.0, ge=0, description="Factor of the focal loss of the encoder's proposals.")
+    inference: QueryInference = QueryInference()

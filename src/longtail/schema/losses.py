@@ -152,6 +152,15 @@ class EqualizationV2(LossPart):
     sync: bool = Field(True, description="Whether gradients are summed over processes.")
 
 
+class Equilibrium(LossPart):
+    """Margins by the mean scores of the classes, so that weak ones are pushed down less (LOCE, Feng et al., 2021)."""
+
+    type: Literal["equilibrium"] = "equilibrium"
+    guide: Literal["score", "instances"] = Field(
+        "score", description="Margins by running mean scores (replay part `mean_score`), or by training objects."
+    )
+
+
 class Federated(LossPart):
     """Binary cross-entropy over a random subset of the classes (Zhou et al., 2021)."""
 
@@ -217,6 +226,7 @@ ClassificationLossSpec = Annotated[
     | Drop
     | Equalization
     | EqualizationV2
+    | Equilibrium
     | Federated
     | Seesaw
     | LGR

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from longtail.schema.dense import RegionProposalNetwork, RetinaNet
-from longtail.schema.detector import RCNN, CascadeRCNN, ModelPart
+from longtail.schema.detector import RCNN, CascadeRCNN, DeformableDETR, ModelPart
 from longtail.schema.image_classifier import ImageClassifier
 from longtail.schema.parts import Part
 
@@ -21,9 +21,16 @@ def model_by_name(value: Any) -> Any:
     return {"type": DEFAULT, **value} if isinstance(value, dict) else value
 
 
-MODELS: tuple[type[ModelPart], ...] = (CascadeRCNN, ImageClassifier, RCNN, RegionProposalNetwork, RetinaNet)
+MODELS: tuple[type[ModelPart], ...] = (
+    CascadeRCNN,
+    DeformableDETR,
+    ImageClassifier,
+    RCNN,
+    RegionProposalNetwork,
+    RetinaNet,
+)
 ModelSpec = Annotated[
-    CascadeRCNN | ImageClassifier | RCNN | RegionProposalNetwork | RetinaNet,
+    CascadeRCNN | DeformableDETR | ImageClassifier | RCNN | RegionProposalNetwork | RetinaNet,
     Field(discriminator="type"),
     BeforeValidator(model_by_name),
 ]

@@ -233,8 +233,37 @@ class TransferredFeatures(Targeted):
     covariance_momentum: float = Field(0.01, gt=0, le=1, description="Of the shared covariance.")
 
 
+class MeanScores(Part):
+    """The moving mean score of every class, kept for losses and memories and for the curves; adds no rows (LOCE)."""
+
+    type: Literal["mean_score"] = "mean_score"
+    alpha: float = Field(0.9, ge=0, lt=1, description="Share of the old value that an observation leaves.")
+    background: float = Field(0.01, gt=0, description="The background's entry, which never moves.")
+    initial: float = Field(0.01, gt=0, description="First value of every class.")
+
+
+class FeatureMemory(Part):
+    """Features around earlier objects, more of them for classes with low scores (LOCE)."""
+
+    type: Literal["feature_memory"] = "feature_memory"
+    guide: Literal["score", "instances"] = Field(
+        "score", description="Classes are drawn by the inverse of their mean score, or of their training objects."
+    )
+    classes: int = Field(8, ge=0, description="Draws of a class per step; 0 switches it off.")
+    count: int = Field(4, ge=0, description="Rows per drawn class; 0 switches it off.")
+    capacity: int = Field(80, ge=1, description="Rows that the bank holds of every class, 16 per object.")
+    arrivals: Literal["first", "random"] = Field(
+        "first", description="Which objects are stored where a step has too many of a class."
+    )
+    half: bool = Field(False, description="Whether features are kept in float16.")
+    storage: Literal["auto", "device", "cpu"] = Field(
+        "auto", description="Where the bank lives; `auto` = the device if 10 % of its free memory suffice."
+    )
+    lazy: bool = Field(True, description="Whether the bank's memory grows with its rows or is taken at once.")
+
+
 ReplaySpec = Annotated[
-    ObjectMemory | InterpolatedFeatures | ExchangedMoments | TransferredFeatures,
+    ObjectMemory | InterpolatedFeatures | ExchangedMoments | TransferredFeatures | MeanScores | FeatureMemory,
     Field(discriminator="type"),
     BeforeValidator(named),
 ]
@@ -262,6 +291,9 @@ class UpdateState(Part):
 
     type: Literal["update_state"] = "update_state"
     images: int = Field(0, ge=0, description="Number of images; 0 = one epoch.")
+    per_class: int = Field(
+        0, ge=0, description="Instead: so many images of every class and process, from the first on (LOCE: 5)."
+    )
 
 
 class ValidationLoss(Part):

@@ -12,12 +12,15 @@ from longtail.build.replay import describe_replay
 from longtail.data.files import write_json
 from longtail.data.sources import Paths, RunPaths, run_paths
 from longtail.evaluation import EvaluationResult
+from longtail.models.base import Detector
+from longtail.models.image_classifier import ImageClassifier
 from longtail.models.proposer import Proposer
 from longtail.schema import Recipe, StageSpec, load_recipe
 from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage, refuse_early
 from longtail.training.checking import check_data
 from longtail.training.checkpoint import Cursor, Identity
+from longtail.training.class_scores import ClassScores
 from longtail.training.describe import describe_losses, describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
@@ -244,6 +247,7 @@ def _run(
                 stops=stops,
                 evaluate=measure if data.val_table is not None and not isinstance(stage.model, Proposer) else None,
                 evaluate_every=recipe.evaluation.every_epochs,
+                class_scores=ClassScores(run.class_scores, data.statistics.names) if first else None,
             )
             if isinstance(model, Proposer) and spec.proposals == "only":
                 write_run_proposals(run, model, recipe, data, fabric, progress)
@@ -254,7 +258,7 @@ def _run(
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
-        if not isinstance(model, Proposer):
+        if isinstance(model, Detector | ImageClassifier):
             results = evaluate_model(model, recipe, data, fabric, progress)
             keep_best(run, fabric, model, identity, results, cursor)
         if first:

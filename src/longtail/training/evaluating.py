@@ -21,7 +21,7 @@ from longtail.models.base import TrainableModel
 from longtail.models.image_classifier import ImageClassifier
 from longtail.schema import Recipe, UsageError, change_recipe
 from longtail.schema.dense import RegionProposalNetwork
-from longtail.schema.detector import DetectorPart
+from longtail.schema.detector import DeformableDETR, DetectorPart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.training.assemble import checkpoint_folder, device_of, has_masks, model_from_checkpoint, top_proposals
 from longtail.training.checkpoint import Identity
@@ -301,7 +301,7 @@ def predict(
 
 def detections_per_image(recipe: Recipe) -> int:
     """How many detections of a picture a detector keeps."""
-    assert isinstance(recipe.model, DetectorPart | RegionProposalNetwork)
+    assert isinstance(recipe.model, DetectorPart | DeformableDETR | RegionProposalNetwork)
     return recipe.model.inference.detections_per_image
 
 

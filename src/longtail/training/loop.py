@@ -18,6 +18,7 @@ from longtail.models.base import TrainableModel
 from longtail.schema import LongtailError
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
+from longtail.training.class_scores import ClassScores, mean_scores
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
 from longtail.training.passes import run_pass
@@ -44,6 +45,7 @@ def train_stage(
     stops: StopSignals,
     evaluate: Callable[[], None] | None = None,
     evaluate_every: float = 0.0,
+    class_scores: ClassScores | None = None,
 ) -> TrainableModel:
     """Trains one stage from ``cursor.step`` to its end and returns the trained detector, with averaged weights if the
     stage averages them.
@@ -60,6 +62,7 @@ def train_stage(
         save_every: optimiser steps between checkpoints.
         stops: signals that end the run; a step that has begun is finished and saved.
         evaluate: measures the detector, after every ``evaluate_every`` epochs (0 = never).
+        class_scores: gets the mean scores of the classes after every epoch; None on all processes but the first.
 
     Raises:
         LongtailError: a loss is not finite.
@@ -74,6 +77,7 @@ def train_stage(
     if stage.average is not None:
         stage.average.to(fabric.device)
     detector = stage.model
+    heads = mean_scores(detector)
 
     if not cursor.passes_done:
         for work in stage.passes_before:
@@ -140,6 +144,11 @@ def train_stage(
             owed = epoch > stage.epoch_after(cursor.step - 1) and (
                 bool(stage.passes_after_epoch) or (evaluate is not None and evaluation_due(epoch, evaluate_every))
             )
+            if heads and (cursor.step == stage.steps or epoch > stage.epoch_after(cursor.step - 1)):
+                if class_scores is not None:
+                    class_scores.write(stage.name, cursor.step, stage.epochs_after(cursor.step), heads)
+                for head in heads:
+                    head.restart()
             due = cursor.step == stage.steps or cursor.step % save_every == 0 or owed
             stopped = stops.requested()
             text = ""

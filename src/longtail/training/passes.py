@@ -6,8 +6,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from longtail.data.dataset import DetectionDataset
 from longtail.data.loader import PositionBatches, make_loader
 from longtail.sampling import ImageSampler, UniformSampler
+from longtail.sampling.class_images import ClassImages
 from longtail.schema import UsageError
 from longtail.schema.parts import UpdateState, ValidationLoss
 from longtail.training.averages import mean_losses
@@ -33,6 +35,9 @@ def run_pass(
     size = len(dataset)  # type: ignore[arg-type]
     sampler: ImageSampler = stage.sampler if updates else UniformSampler(size, seed=seed)
     images = work.images or size
+    if isinstance(work, UpdateState) and work.per_class:
+        sampler = class_images(stage, work.per_class * fabric.world_size)
+        images = len(sampler.epoch(0))
     if not updates:
         images = min(images, size)
     per_rank = max(1, stage.schedule.batch_size // stage.schedule.accumulate // fabric.world_size)
@@ -61,3 +66,11 @@ def run_pass(
     progress.finish()
     prefix = "state" if updates else "validation"
     return {f"{prefix}/{name}": value for name, value in mean_losses(sums, count).items()}
+
+
+def class_images(stage: Stage, per_class: int) -> ClassImages:
+    """So many of the stage's training pictures for every class."""
+    dataset = stage.dataset
+    assert isinstance(dataset, DetectionDataset)
+    table = dataset.table
+    return ClassImages(table.image_start, table.label, table.num_classes, per_class=per_class)

@@ -36,6 +36,7 @@ class RunDirectory:
         self.data = root / "data.json"
         self.log = root / "log.txt"
         self.metrics = root / "metrics.csv"
+        self.class_scores = root / "class_scores.csv"
         self.last = root / "checkpoints" / "last"
         self.best = root / "checkpoints" / "best"
         self.proposals = root / "proposals"

@@ -60,6 +60,10 @@ class Stage:
         """Images seen by the end."""
         return self.steps * self.schedule.batch_size
 
+    def epochs_after(self, step: int) -> float:
+        """Passes over the unrepeated training images after ``step`` optimiser steps."""
+        return step * self.schedule.batch_size / self.epoch_images
+
     def epoch_after(self, step: int) -> int:
         """Epochs completed after ``step`` optimiser steps."""
         return step * self.schedule.batch_size // self.epoch_images
