@@ -34,6 +34,7 @@ ARGUMENTS = {
     "image_counts": COUNTS,
     "class_counts": COUNTS,
     "image_frequency": COUNTS / 400,
+    "guide": COUNTS,
 }
 
 
