@@ -109,6 +109,8 @@ class VirtualFeatures(FeatureReplay):
         self.noise = noise
         self.norm = norm
         self.sync = sync
+        if not sync:
+            self.per_rank = frozenset({"prob"})  # type: ignore[misc]
         self.moments = RunningMoments(
             num_classes, feature_size, momentum=momentum, moment=moment, single_sample=single_sample, sync=sync
         )
@@ -186,6 +188,11 @@ class VirtualFeatures(FeatureReplay):
         self.previous_loss.copy_(current)
         self.previous_count.copy_(present)
         self.rounds += 1
+
+    @torch.no_grad()
+    def follow(self, other: VirtualFeatures) -> None:
+        """Takes another part's probabilities over: those of a cascade's first stage hold for all of them."""
+        self.prob.copy_(other.prob)
 
     def _change(self, groups: Tensor, current: Tensor, present: Tensor) -> Tensor:
         """(G,) how much every group's loss rose. With ``norm="class_mean"`` it is the mean over the classes with rows
