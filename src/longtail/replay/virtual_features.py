@@ -166,8 +166,8 @@ class VirtualFeatures(FeatureReplay):
 
     @torch.no_grad()
     def adapt(self, loss_sum: Tensor, count: Tensor) -> None:
-        """Moves the probabilities after a validation round (section 3.2). The first round, and those before the warm-up is
-        over, only set what the next is compared with.
+        """Moves the probabilities after a validation round (section 3.2). The first round, and those before the warm-up
+        is over, only set what the next is compared with.
 
         Args:
             loss_sum: (C + 1,) summed classification loss of the validation rows of every class, background last, over
