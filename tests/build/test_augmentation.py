@@ -9,6 +9,7 @@ import torch
 from longtail.build.augmentation import (
     colour,
     copy_paste,
+    detecting_images,
     resizing,
     stage_images,
     training_transform,
@@ -158,3 +159,16 @@ def test_validation_pictures_are_not_augmented(smoke_set: GeneratedSet) -> None:
     one, other = dataset[Draw(3, 1)], dataset[Draw(3, 2)]
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1]["boxes"], other[1]["boxes"])
+
+
+def test_detecting_pictures_do_not_depend_on_chance(smoke_set: GeneratedSet) -> None:
+    chosen = recipe(*ALL_ON, "images.vertical_flip=0.5", "images.brightness=0.5", "images.short_sides=[32, 40, 48]")
+    table = replace(AnnotationTable.from_coco(smoke_set.val), masks=None)
+    plain = chosen.model_copy(update={"images": detecting_images(chosen.images)})
+    dataset = training_dataset(plain, table, smoke_set.images)
+    first = dataset[Draw(3, 0)]
+    assert first[0].shape == (3, 96, 96), "as `test_short_side` says"
+    for seed in range(1, 9):
+        other = dataset[Draw(3, seed)]
+        assert torch.equal(first[0], other[0])
+        assert torch.equal(first[1]["boxes"], other[1]["boxes"])

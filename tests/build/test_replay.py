@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from longtail.build.replay import describe_replay, replay_parts, targeted
 from longtail.data import ClassStatistics
-from longtail.replay import ObjectMemory
+from longtail.replay import ObjectMemory, VirtualFeatures
+from longtail.replay.virtual_features import initial_probabilities
 from longtail.schema import UsageError, load_recipe, parts
+from longtail.schema.stage import Schedule
 
 STATISTICS = ClassStatistics(
     names=["cat", "dog", "emu", "fox"],
@@ -60,3 +63,47 @@ def test_published_settings(name: str, sampler: str, loss: str) -> None:
     assert recipe.model.classifier == parts.Cosine(scale=48.0)
     tiny = load_recipe(name, scale="tiny").stages[0].replay[0]
     assert (tiny.count, tiny.capacity) == (4, 20)
+
+
+def test_virtual_features_get_every_option() -> None:
+    spec = parts.VirtualFeatures(
+        scale=2,
+        power=0.5,
+        loss_weight=0.3,
+        warmup_epochs=2,
+        momentum=0.2,
+        moment="std",
+        single_sample="skip",
+        raise_factor=1.2,
+        lower_factor=0.8,
+        grouping="frequency",
+        eps=0.7,
+        min_samples=3,
+        noise="single",
+        norm="total",
+        sync=False,
+    )
+    schedule = Schedule(epochs=1, batch_size=8, accumulate=2)
+    part = replay_parts([spec], STATISTICS, feature_size=6, schedule=schedule)[0]
+    assert isinstance(part, VirtualFeatures)
+    expected = initial_probabilities(torch.tensor([300, 40, 0, 50]), scale=2, power=0.5)
+    assert torch.equal(part.prob, expected)
+    assert part.warmup_steps == 110, "2 epochs of 220 images, 4 in a forward pass"
+    assert (part.loss_weight, part.raise_factor, part.lower_factor) == (0.3, 1.2, 0.8)
+    assert (part.grouping, part.eps, part.min_samples, part.noise) == ("frequency", 0.7, 3, "single")
+    assert (part.norm, part.sync) == ("total", False)
+    assert part.groups.tolist() == [2, 1, -1, 1], "by images: 200, 30, 0, 31"
+    moments = part.moments
+    assert (moments.momentum, moments.moment, moments.single_sample, moments.sync) == (0.2, "std", "skip", False)
+    assert moments.mean.shape == (4, 6)
+    by_images = parts.VirtualFeatures(warmup_images=30)
+    assert replay_parts([by_images], STATISTICS, feature_size=6, schedule=schedule)[0].warmup_steps == 8
+
+
+def test_says_how_many_virtual_features_are_drawn() -> None:
+    specs = [parts.VirtualFeatures(scale=2), parts.VirtualFeatures(raise_factor=1, lower_factor=1)]
+    assert describe_replay(specs, STATISTICS) == [
+        "replay: virtual_features draws 1.97 rows per step at first (0 % rare, 93 % common, 7 % frequent), adapted by "
+        "fisher_dbscan",
+        "replay: virtual_features draws 1 rows per step at first (0 % rare, 93 % common, 7 % frequent), static",
+    ]

@@ -62,9 +62,10 @@ NECKS = [{**spec, "channels": 8} for spec in spec_variants(NeckSpec)]
 LOSS_SPECS = spec_variants(ClassificationLossSpec)
 CLASSIFIER_SPECS = [*spec_variants(ClassifierSpec), {"type": "cosine", "scale": 1, "learn_norm": False}]
 BOX_LOSS_SPECS = spec_variants(BoxLossSpec)
+COUNTED = {model.model_fields["type"].default for model in models_in(ReplaySpec) if "count" in model.model_fields}
 REPLAY_SPECS = [
     [],
-    *([spec if spec["type"] == "mean_score" else {**spec, "count": 3}] for spec in spec_variants(ReplaySpec)),
+    *([{**spec, **({"count": 3} if spec["type"] in COUNTED else {})}] for spec in spec_variants(ReplaySpec)),
 ]
 DETECTORS = sorted(
     kind

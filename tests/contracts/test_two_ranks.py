@@ -21,7 +21,7 @@ from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, GHMRegressio
 from longtail.losses.mean_score import observations
 from longtail.losses.state import gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
 from longtail.models import DeconfoundedClassifier, DenseHead, Matcher
-from longtail.replay import RegionRows
+from longtail.replay import RegionRows, VirtualFeatures
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import per_rank_names
 
@@ -160,6 +160,24 @@ def mean_scores(rank):
         assert (shared.value != 0.01).any() == bool(sum(counts))
 
 
+def virtual_features(rank):
+    """After a round both draw with the same probabilities, but not the same features; apart, each has its own."""
+    for sync in (True, False):
+        part = VirtualFeatures(5, 8, torch.ones(5), scale=1e9, sync=sync)
+        targets, pool = step_inputs("embedded")
+        regions = region_rows(24, "embedded", seed=rank)
+        drawn = part.step(regions, [{**targets[0], "draw_seed": rank}], pool, True)
+        for worse in (1.0, 2.0):
+            part.prob.mul_(0.5)
+            part.adapt(sum_over_ranks(torch.ones(6) * worse), torch.ones(6))
+        equal_on_both(shared_buffers(part), f"VirtualFeatures(sync={sync})")
+        both = [None, None]
+        dist.all_gather_object(both, (part.moments.mean, drawn.features))
+        assert torch.equal(both[0][0], both[1][0]) == sync
+        assert not torch.equal(both[0][1], both[1][1])
+        assert per_rank_names(part) == (set() if sync else {"prob", *(f"moments.{n}" for n in part.moments.per_rank)})
+
+
 def classifiers(rank):
     """The deconfounded classifier's mean is that of all processes' objects together; one may have none."""
     classifier = DeconfoundedClassifier(4, 6, momentum=0.5)
@@ -242,6 +260,7 @@ if __name__ == "__main__":
     state_is_that_of_all_rows(this_rank)
     replays(this_rank)
     mean_scores(this_rank)
+    virtual_features(this_rank)
     classifiers(this_rank)
     dense_heads(this_rank)
     dist.barrier()

@@ -174,3 +174,12 @@ def test_static_sampling_never_changes() -> None:
 def test_refuses(wrong) -> None:
     with pytest.raises(ValueError, match="must"):
         part(**wrong)
+
+
+def test_rounds_before_the_warm_up_is_over_move_nothing() -> None:
+    one = part(scale=0.5, warmup_steps=2, grouping="none")
+    before = one.prob.clone()
+    for loss, factor in ((4.0, 1.0), (3.0, 1.0), (2.0, 1.1)):
+        one.adapt(torch.full((5,), loss, dtype=torch.float64), torch.ones(5))
+        assert torch.allclose(one.prob[:1], before[:1] * factor)
+        step(one, [0])

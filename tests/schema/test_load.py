@@ -168,3 +168,19 @@ def test_a_scale_says_nothing_of_parts_the_model_has_not(monkeypatch) -> None:
     changes = [(["model", "regions", "channels"], 8), (["model"], {"masks": {}}), (["seed"], 1)]
     assert load._asked_of_model({"model": "mask_rcnn"}, changes) == {"regions": {"channels"}, "masks": set()}
     assert load._asked_of_model({"model": {"neck": {}}}, []) == {"neck": set()}
+
+
+def test_a_name_in_a_list_gets_the_defaults_of_the_scale() -> None:
+    bare = load_recipe("rfs", ["scale=tiny", "stages.*.replay=[virtual_features, object_memory]"]).stages[0]
+    assert [part.type for part in bare.replay] == ["virtual_features", "object_memory"]
+    written_out = "stages.*.replay=[{type: virtual_features}, {type: object_memory}]"
+    assert bare == load_recipe("rfs", ["scale=tiny", written_out]).stages[0]
+
+
+def test_intervals_are_in_one_unit() -> None:
+    given = "stages.*.passes_every={images: 64}"
+    assert load_recipe("rfs", ["scale=lvis_v1", given]).stages[0].passes_every.epochs is None
+    by_epoch = load_recipe("rfs", ["scale=tiny", "stages.*.passes_every.epochs=2"]).stages[0].passes_every
+    assert (by_epoch.epochs, by_epoch.images) == (2, None)
+    with pytest.raises(UsageError, match="exactly one of `epochs` and `images`"):
+        load_recipe("rfs", ["scale=lvis_v1", "stages.*.passes_every={images: 64, epochs: 1}"])

@@ -76,6 +76,25 @@ def test_cut_off_and_resumed(pictures: Path, tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
 
 
+def test_virtual_features_of_pictures_adapt_to_held_out_ones(pictures: Path, tmp_path: Path) -> None:
+    """FASA, table 7: a cosine classifier, virtual features, rounds of class losses."""
+    changes = [
+        "stages.*.schedule.images=320",
+        "stages.*.passes_every.images=80",
+        "holdout.fraction=0.2",
+        "stages.end-to-end.replay=[{type: virtual_features, warmup_epochs: 0, scale: 100}]",
+        "stages.end-to-end.passes_after_epoch=[class_losses]",
+    ]
+    what = recipe("cifar-lt-ldam-drw", *changes)
+    train(what, train=pictures, out=tmp_path / "run")
+    curves = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "loss_replay" in curves
+    assert "virtual/expected_rows" in curves
+    assert "class_loss/background" not in curves
+    rows = (tmp_path / "run" / "class_losses.csv").read_text().splitlines()[1:]
+    assert any(row.split(",")[-2] for row in rows)
+
+
 def test_command_line_and_report(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "cifar-lt-baseline", *FAST, "stages.*.schedule.images=32", "--train", str(pictures),
              "--val", str(pictures), "--out", str(tmp_path / "run"), "--quiet"]  # fmt: skip

@@ -17,9 +17,14 @@ name: two-stages
 summary: End to end, then the classifier alone.
 paper: none
 extends: rfs
+holdout: {fraction: 0.1}
 stages:
   - name: end-to-end
-    replay: [{type: object_memory, count: 3, capacity: 8, max_images: 1000, draw: random}]
+    replay:
+      - {type: object_memory, count: 3, capacity: 8, max_images: 1000, draw: random}
+      - {type: virtual_features, grouping: none, warmup_images: 32}
+    passes_after_epoch: [class_losses]
+    passes_every: {images: 48}
   - name: classifier
     trainable: {only: [box.classifier], reinitialise: [box.classifier]}
     replay: [{type: object_memory, count: 3, max_images: 1000}]
@@ -41,12 +46,13 @@ CHANGES = [
 ]
 DRIVER = """
 import os, signal, sys
-from longtail.training import checkpoint, loop, whole_folder
+from longtail.training import checkpoint, class_losses, loop, whole_folder
 from longtail.cli.main import main
 
 place, left = sys.argv[1], int(sys.argv[2])
 module, name = {
     "step": (loop, "step_losses"),
+    "pass": (class_losses, "add_losses"),
     "hash": (whole_folder, "file_digest"),
     "rename": (os, "rename"),
     "stage": (checkpoint, "write_checkpoint"),
@@ -95,6 +101,7 @@ def files(run: Path) -> dict[str, bytes]:
     results = json.loads((run / "eval" / "val" / "metrics.json").read_text())
     return found | {
         "metrics.csv": (run / "metrics.csv").read_bytes(),
+        "class_losses.csv": (run / "class_losses.csv").read_bytes(),
         "end": (run / "stages" / "1-end-to-end" / "end" / "model.safetensors").read_bytes(),
         "results": json.dumps(results["bbox"]["metrics"]).encode(),
     }
@@ -117,8 +124,8 @@ def signal_in_training(child: subprocess.Popen[str], progress: Path, number: int
 
 
 def test_signals_and_kills_change_nothing(smoke_set: GeneratedSet, tmp_path: Path) -> None:
-    """One run, stopped six times: by both signals, and killed in a step, while a checkpoint is hashed, between the two
-    renames that put it in place, and between the stages."""
+    """One run, stopped seven times: by both signals, and killed in a pass, in a step, while a checkpoint is hashed,
+    between the two renames that put it in place, and between the stages."""
     (tmp_path / "two.yaml").write_text(RECIPE)
     whole = start("-m", "longtail", *words(smoke_set, tmp_path, "whole", "--quiet"))
 
@@ -132,7 +139,7 @@ def test_signals_and_kills_change_nothing(smoke_set: GeneratedSet, tmp_path: Pat
         assert "finishing this step" in errors
         assert "Traceback" not in errors
         assert "--resume continues it" in errors
-    for place, count in (("step", 7), ("hash", 6), ("rename", 2), ("stage", 1)):
+    for place, count in (("pass", 2), ("step", 7), ("hash", 6), ("rename", 2), ("stage", 1)):
         child = start("-c", DRIVER, place, str(count), *words(smoke_set, tmp_path, "cut", "--resume", "--quiet"))
         ended, errors = finish(child)
         assert ended == -signal.SIGKILL, (place, ended, errors)
@@ -141,7 +148,7 @@ def test_signals_and_kills_change_nothing(smoke_set: GeneratedSet, tmp_path: Pat
     assert finish(whole) == (0, "")
 
     log = (tmp_path / "cut" / "log.txt").read_text()
-    assert log.count("resuming stage") == 6
+    assert log.count("resuming stage") == 7
     assert "last is missing; using the one before it" in log
     for name, content in files(tmp_path / "whole").items():
         assert files(tmp_path / "cut")[name] == content, name

@@ -30,11 +30,12 @@ from longtail.data.dataset import DetectionDataset
 from longtail.data.scenes import GeneratedSet
 from longtail.data.shapes import make_shapes
 from longtail.losses import MeanScore
-from longtail.replay import ObjectMemory
+from longtail.replay import ObjectMemory, VirtualFeatures
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
 from longtail.training import api, loop
 from longtail.training.assemble import model_from_checkpoint
+from longtail.training.checkpoint import per_rank_names
 from longtail.training.detecting import detect_all
 from longtail.training.progress import Silent
 
@@ -136,12 +137,19 @@ def curve(folder: Path, name: str) -> None:
         api.SAVES_PER_STAGE = 10
 
 
+def with_rounds() -> Recipe:
+    rounds = ["stages.*.passes_after_epoch=[class_losses]", "stages.*.passes_every.images=16"]
+    return recipe(12, "holdout.fraction=0.1", *rounds)
+
+
 def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
-    """Twelve steps with rows of each process's own; SIGKILL after some of them."""
+    """Twelve steps with rows of each process's own, and rows of moments that both share, with two rounds that say how
+    many; SIGKILL after some steps."""
     everything = torch.ones(12, dtype=torch.bool)
     detectors.replay_parts = lambda *_, **__: [
         Bank(),
         ObjectMemory(12, everything, count=3, capacity=8, draw="random"),
+        VirtualFeatures(12, 32, torch.ones(12), scale=6, grouping="none"),
     ]
     original = loop.step_losses
     taken = 0
@@ -154,7 +162,7 @@ def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
         return original(*arguments)
 
     loop.step_losses = until
-    train(folder, name, recipe(12), resume=(folder / name).exists())
+    train(folder, name, with_rounds(), resume=(folder / name).exists())
     loop.step_losses = original
 
 
@@ -213,8 +221,9 @@ def evaluations(folder: Path, suffix: str, rank: int = 0, world_size: int = 1) -
 def note_weights(folder: Path, model: torch.nn.Module, rank: int) -> None:
     """The hash of this process's own weights and shared buffers."""
     digest = hashlib.sha256()
+    own = per_rank_names(model)
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith("box.replay."):
+        if name not in own:
             digest.update(value.detach().contiguous().numpy().tobytes())
     with (folder / f"hashes-{rank}.txt").open("a") as file:
         file.write(digest.hexdigest() + "\n")
@@ -352,7 +361,7 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     assert killed.returncode != 0
     assert not (folder / "cut" / "eval").exists(), "killed before the end"
     with pytest.raises(UsageError, match="trained by 2 processes and cannot be resumed by 1"):
-        train(folder, "cut", recipe(12), resume=True)
+        train(folder, "cut", with_rounds(), resume=True)
     resumed = torchrun("resumed", folder)
     assert resumed.returncode != 0
     assert only_line(resumed).startswith(f"longtail: {folder / 'cut'} is not empty; resume it"), resumed.stderr[-3000:]
@@ -360,6 +369,10 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
     curves = [(folder / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
     assert curves[0] == curves[1] and b"loss_replay_box" in curves[0]
+    tables = [(folder / name / "class_losses.csv").read_text() for name in ("whole", "cut")]
+    assert tables[0] == tables[1] and len(tables[0].splitlines()) == 1 + 3 * 12
+    moved = {line.split(",")[-1] for line in tables[0].splitlines()[1:]}
+    assert len(moved) > 1, "probabilities have been raised or lowered"
     banks = [torch.load(whole / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     again = [torch.load(cut / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     for before, after in zip(banks, again, strict=True):

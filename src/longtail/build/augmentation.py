@@ -90,7 +90,9 @@ def validation_images(spec: Images) -> Images:
     return spec.model_copy(
         update={
             "flip": 0.0,
+            "vertical_flip": 0.0,
             "transpose": 0.0,
+            "brightness": 0.0,
             "resize": augmentation.ShortSide(),
             "padded_crop": 0,
             "fixed_size": None,
@@ -98,3 +100,9 @@ def validation_images(spec: Images) -> Images:
             "copy_paste": augmentation.NoPaste(),
         }
     )
+
+
+def detecting_images(spec: Images) -> Images:
+    """For losses that must not depend on chance: pictures as when detecting."""
+    sizes = {"short_sides": (spec.test_short_side,), "long_side": spec.test_long_side}
+    return validation_images(spec).model_copy(update=sizes)

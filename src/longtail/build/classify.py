@@ -35,7 +35,7 @@ def build_classifier(
         feature_size=backbone.out_features,
         classification_loss=loss,
         classifier=classifier(stage_classifier(model, stage, loss)),
-        replay=replay_parts(stage.replay, statistics, feature_size=backbone.out_features),
+        replay=replay_parts(stage.replay, statistics, feature_size=backbone.out_features, schedule=stage.schedule),
     )
     return ImageClassifier(
         backbone.network,

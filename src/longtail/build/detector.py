@@ -100,7 +100,9 @@ def two_stage_arguments(
         "classifier": classifier(chosen),
         "box_loss": box_loss(stage.box_loss),
         "box_weight": stage.box_weight,
-        "replay": replay_parts(stage.replay, statistics, scores, feature_size=model.regions.channels),
+        "replay": replay_parts(
+            stage.replay, statistics, scores, feature_size=model.regions.channels, schedule=stage.schedule
+        ),
         "proposal": CachedProposals()
         if stage.proposals == "cached"
         else proposals(model.proposals, pyramid, statistics),

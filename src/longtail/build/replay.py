@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -17,10 +18,15 @@ from longtail.replay import (
     MeanScore,
     ObjectMemory,
     TransferredFeatures,
+    VirtualFeatures,
     targeted_classes,
 )
+from longtail.replay.virtual_features import initial_probabilities
 from longtail.schema import StageSpec, UsageError, parts
 from longtail.schema.explain import nearest
+from longtail.schema.stage import Schedule
+
+ONE_BY_ONE = Schedule(epochs=1, batch_size=1)
 
 
 def mean_score(stage: StageSpec, statistics: ClassStatistics) -> MeanScore | None:
@@ -44,6 +50,7 @@ def replay_parts(
     scores: MeanScore | None = None,
     *,
     feature_size: int,
+    schedule: Schedule = ONE_BY_ONE,
 ) -> list[FeatureReplay]:
     """Replay parts of a stage, in order, and last the ``scores`` that guide them or the loss, if they are not listed.
 
@@ -51,11 +58,12 @@ def replay_parts(
         specs: of the stage.
         statistics: of the training annotations.
         feature_size: D, width of the features in front of the classifier.
+        schedule: of the stage; says how many steps a warm-up takes.
 
     Raises:
         UsageError: a targeted class that the data does not have.
     """
-    found = [replay_part(spec, statistics, scores, feature_size=feature_size) for spec in specs]
+    found = [replay_part(spec, statistics, scores, feature_size=feature_size, schedule=schedule) for spec in specs]
     listed = any(isinstance(spec, parts.MeanScores) for spec in specs)
     return found if scores is None or listed else [*found, as_part(scores)]
 
@@ -71,7 +79,12 @@ def follow(spec: parts.MeanScores, statistics: ClassStatistics) -> MeanScore:
 
 
 def replay_part(
-    spec: parts.ReplaySpec, statistics: ClassStatistics, scores: MeanScore | None, *, feature_size: int
+    spec: parts.ReplaySpec,
+    statistics: ClassStatistics,
+    scores: MeanScore | None,
+    *,
+    feature_size: int,
+    schedule: Schedule,
 ) -> FeatureReplay:
     """One replay part.
 
@@ -130,6 +143,39 @@ def replay_part(
                 storage=spec.storage,
                 lazy=spec.lazy,
             )
+        case parts.VirtualFeatures():
+            return VirtualFeatures(
+                classes,
+                feature_size,
+                torch.as_tensor(statistics.instance_counts),
+                scale=spec.scale,
+                power=spec.power,
+                loss_weight=spec.loss_weight,
+                warmup_steps=warmup_steps(spec, statistics, schedule),
+                momentum=spec.momentum,
+                moment=spec.moment,
+                single_sample=spec.single_sample,
+                raise_factor=spec.raise_factor,
+                lower_factor=spec.lower_factor,
+                grouping=spec.grouping,
+                groups=frequency_groups(statistics) if spec.grouping == "frequency" else None,
+                eps=None if spec.eps == "auto" else spec.eps,
+                min_samples=spec.min_samples,
+                noise=spec.noise,
+                norm=spec.norm,
+                sync=spec.sync,
+            )
+
+
+def warmup_steps(spec: parts.VirtualFeatures, statistics: ClassStatistics, schedule: Schedule) -> int:
+    """Forward passes that collect moments only."""
+    images = spec.warmup_epochs * statistics.num_images if spec.warmup_images is None else spec.warmup_images
+    return math.ceil(images * schedule.accumulate / schedule.batch_size)
+
+
+def frequency_groups(statistics: ClassStatistics) -> Tensor:
+    """(C,) 0 rare, 1 common, 2 frequent, -1 without training images."""
+    return torch.tensor(["rcf".find(letter) for letter in statistics.group.tolist()])
 
 
 def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
@@ -175,3 +221,19 @@ def describe_part(spec: parts.ReplaySpec, statistics: ClassStatistics) -> str:
                 f"adds {spec.count} rows of each of {spec.classes} classes drawn by the inverse of {by}, "
                 f"from {spec.capacity} rows of every class"
             )
+        case parts.VirtualFeatures():
+            return describe_virtual(spec, statistics)
+
+
+def describe_virtual(spec: parts.VirtualFeatures, statistics: ClassStatistics) -> str:
+    """How many virtual features are drawn, and which groups of classes get them."""
+    chance = initial_probabilities(
+        torch.as_tensor(statistics.instance_counts), scale=spec.scale, power=spec.power
+    ).numpy()
+    total = float(chance.sum())
+    shares = [
+        f"{100 * float(chance[statistics.group == letter].sum()) / max(total, 1e-300):.0f} % {name}"
+        for letter, name in (("r", "rare"), ("c", "common"), ("f", "frequent"))
+    ]
+    how = f"adapted by {spec.grouping}" if spec.adapts else "static"
+    return f"draws {total:.3g} rows per step at first ({', '.join(shares)}), {how}"

@@ -15,6 +15,7 @@ FIGURES = {
     "box-losses": "loss and gradient of the box losses",
     "class-weights": "BCR's weight of every class; SOURCE is a recipe, default libra-lvis",
     "negatives": "overlap of the negatives that samplers choose; SOURCE is a run",
+    "probabilities": "how often FASA draws features of every class; SOURCE is a run",
     "regions": "regions that samplers choose in one picture; SOURCE is a run",
     "errors": "precision with one kind of error after the other removed; SOURCES are runs",
 }
@@ -68,6 +69,12 @@ def drawing(arguments: argparse.Namespace) -> Drawing:
             return draw_box_losses()
         case "class-weights":
             return class_weights(arguments)
+        case "probabilities":
+            from longtail.reports.figures.probabilities import draw_probabilities
+
+            if len(arguments.sources) != 1:
+                raise UsageError("probabilities needs one run")
+            return draw_probabilities(Path(arguments.sources[0]))
         case "errors":
             return errors([Path(word) for word in arguments.sources])
         case _:

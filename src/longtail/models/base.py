@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.base import ClassificationLoss
 from longtail.models.classifiers import Classifier
 from longtail.models.postprocess import Inference
+from longtail.schema.errors import UsageError
 
 
 class ClassHead(Protocol):
@@ -21,6 +23,16 @@ class ClassHead(Protocol):
     classifier: Classifier
     classification_loss: ClassificationLoss
     adjustment: nn.Module | None
+
+
+@dataclass(frozen=True)
+class HeadRecord:
+    """Names under which a class head records the ``logits`` (N, num_logits) and ``labels`` (N,) of a step's own rows,
+    and the ``weight`` of its losses."""
+
+    logits: str
+    labels: str
+    weight: float = 1.0
 
 
 class TrainableModel(nn.Module, ABC):
@@ -65,6 +77,17 @@ class TrainableModel(nn.Module, ABC):
     @abstractmethod
     def class_heads(self) -> list[ClassHead]:
         """Its class heads, one for every stage of a cascade; empty for a model without classes."""
+
+    def head_records(self) -> list[HeadRecord]:
+        """Where :meth:`class_heads` leave their rows in a record of :meth:`losses`.
+
+        Raises:
+            UsageError: they leave none.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not tell the losses of its classes; a pass `class_losses` works with Faster, "
+            "Mask and Cascade R-CNN and with image classifiers"
+        )
 
 
 class Detector(TrainableModel):

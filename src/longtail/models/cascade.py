@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 from longtail.losses.auxiliary import Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.cells import full_precision
-from longtail.models.base import ClassHead
+from longtail.models.base import ClassHead, HeadRecord
 from longtail.models.classifiers import LinearClassifier
 from longtail.models.mask_head import MaskBranch
 from longtail.models.matching import Matcher
@@ -109,6 +109,13 @@ class CascadeRCNN(TwoStageDetector):
     def class_heads(self) -> list[ClassHead]:
         """The region heads, in order."""
         return list(self.stages)
+
+    def head_records(self) -> list[HeadRecord]:
+        """Those of the region heads, in order."""
+        return [
+            HeadRecord(f"region_logits_{number}", f"region_labels_{number}", stage.classification_weight)
+            for number, stage in enumerate(self.stages)
+        ]
 
     def region_losses(
         self,

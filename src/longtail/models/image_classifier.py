@@ -13,7 +13,7 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.base import ClassificationLoss
 from longtail.losses.cells import full_precision
 from longtail.losses.softmax import SoftmaxCrossEntropy
-from longtail.models.base import ClassHead, TrainableModel
+from longtail.models.base import ClassHead, HeadRecord, TrainableModel
 from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, step_generator
 from longtail.models.replay_losses import BoxRows, all_rows, classification_losses, region_normalisers
@@ -180,6 +180,10 @@ class ImageClassifier(TrainableModel):
     def class_heads(self) -> list[ClassHead]:
         """The head."""
         return [self.head]
+
+    def head_records(self) -> list[HeadRecord]:
+        """The head's; a picture is a row."""
+        return [HeadRecord("region_logits", "region_labels")]
 
     def losses(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longtail.losses.auxiliary import Record
-from longtail.models.base import ClassHead, Detector
+from longtail.models.base import ClassHead, Detector, HeadRecord
 from longtail.models.postprocess import Inference
 from longtail.models.proposals import TopN
 from longtail.models.proposer import Proposer
@@ -55,6 +55,10 @@ class ProposedDetector(Detector):
     def class_heads(self) -> list[ClassHead]:
         """Those of the detector."""
         return self.detector.class_heads()
+
+    def head_records(self) -> list[HeadRecord]:
+        """Those of the detector."""
+        return self.detector.head_records()
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.base import BoxLoss, ClassificationLoss
 from longtail.losses.boxes import SmoothL1Loss
 from longtail.losses.softmax import SoftmaxCrossEntropy
-from longtail.models.base import ClassHead
+from longtail.models.base import ClassHead, HeadRecord
 from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
@@ -86,6 +86,10 @@ class RCNN(TwoStageDetector):
         if self.mask is None or self.box.calibrated is not None:
             return stage.losses
         return stage.losses | self.mask.losses(pyramid.maps, pyramid.size, stage.regions, targets)
+
+    def head_records(self) -> list[HeadRecord]:
+        """The region head's."""
+        return [HeadRecord("region_logits", "region_labels")]
 
     def class_heads(self) -> list[ClassHead]:
         """The region head."""

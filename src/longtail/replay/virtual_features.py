@@ -109,6 +109,8 @@ class VirtualFeatures(FeatureReplay):
         self.noise = noise
         self.norm = norm
         self.sync = sync
+        if not sync:
+            self.per_rank = frozenset({"prob"})  # type: ignore[misc]
         self.moments = RunningMoments(
             num_classes, feature_size, momentum=momentum, moment=moment, single_sample=single_sample, sync=sync
         )
@@ -164,8 +166,8 @@ class VirtualFeatures(FeatureReplay):
 
     @torch.no_grad()
     def adapt(self, loss_sum: Tensor, count: Tensor) -> None:
-        """Moves the probabilities after a validation round (section 3.2). The first round only sets what the next is
-        compared with.
+        """Moves the probabilities after a validation round (section 3.2). The first round, and those before the warm-up
+        is over, only set what the next is compared with.
 
         Args:
             loss_sum: (C + 1,) summed classification loss of the validation rows of every class, background last, over
@@ -177,7 +179,7 @@ class VirtualFeatures(FeatureReplay):
         else:
             current = loss_sum / count.clamp(min=1)
         current, present = current[: self.num_classes].double(), (count[: self.num_classes] > 0).double()
-        if self.rounds > 0:
+        if self.rounds > 0 and self.steps >= self.warmup_steps:
             groups = self._grouped().to(self.prob.device)
             change = self._change(groups, current, present)
             factor = torch.ones_like(change).masked_fill(change > 0, self.lower_factor)
@@ -186,6 +188,11 @@ class VirtualFeatures(FeatureReplay):
         self.previous_loss.copy_(current)
         self.previous_count.copy_(present)
         self.rounds += 1
+
+    @torch.no_grad()
+    def follow(self, other: VirtualFeatures) -> None:
+        """Takes another part's probabilities over: those of a cascade's first stage hold for all of them."""
+        self.prob.copy_(other.prob)
 
     def _change(self, groups: Tensor, current: Tensor, present: Tensor) -> Tensor:
         """(G,) how much every group's loss rose. With ``norm="class_mean"`` it is the mean over the classes with rows

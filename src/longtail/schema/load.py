@@ -21,6 +21,7 @@ BARE_NAMES = (
     "optimiser", "resize", "colour", "copy_paste", "adjust", "head", "deformable", "calibration",
     "assign",
 )  # fmt: skip
+BARE_LISTS = ("replay", "passes_before", "passes_after_epoch", "auxiliary_losses")  # of such names
 SAME_KEYS = ("model", "neck")  # mappings whose other keys survive a change of type
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
@@ -122,7 +123,10 @@ def merge(weak: Tree, strong: Tree) -> Tree:
 
 
 def spelled_out(key: str, value: Any) -> Any:
-    """The mapping a bare name stands for: ``sampler: uniform``, ``backbone: resnet101``, ``model: mask_rcnn``."""
+    """The mapping a bare name stands for: ``sampler: uniform``, ``backbone: resnet101``, ``model: mask_rcnn``; those of
+    the names in a list: ``replay: [object_memory]``."""
+    if key in BARE_LISTS and isinstance(value, list):
+        return [{"type": item} if isinstance(item, str) else item for item in value]
     if not isinstance(value, str):
         return value
     if key == "backbone":

@@ -262,8 +262,53 @@ class FeatureMemory(Part):
     lazy: bool = Field(True, description="Whether the bank's memory grows with its rows or is taken at once.")
 
 
+class VirtualFeatures(Part):
+    """Virtual features of rare classes, drawn from running moments as often as the classes need them (FASA)."""
+
+    type: Literal["virtual_features"] = "virtual_features"
+    scale: float = Field(1.0, ge=0, description="Rows expected per step and process at the start; 0 switches it off.")
+    power: float = Field(1.0, ge=0, description="Exponent of a class's share of the inverse counts.")
+    loss_weight: float = Field(0.1, ge=0, description="Factor on the mean loss of the rows.")
+    warmup_epochs: float = Field(1.0, ge=0, description="Length of the beginning that only collects moments.")
+    warmup_images: int | None = Field(None, ge=0, description="The same in images seen, instead of `warmup_epochs`.")
+    momentum: float = Field(0.1, gt=0, le=1, description="Share of the new batch in the moments.")
+    moment: Literal["var", "std"] = Field(
+        "var", description="What is averaged: the variance (released code) or its root (paper)."
+    )
+    single_sample: Literal["zero", "skip"] = Field(
+        "zero", description="One row of a class in a batch: a variance of 0 is averaged in, or it stays as it is."
+    )
+    raise_factor: float = Field(1.1, ge=1, description="On the probabilities of a group whose validation loss fell.")
+    lower_factor: float = Field(0.9, gt=0, le=1, description="On those of a group whose loss rose; both 1 = static.")
+    grouping: Literal["fisher_dbscan", "affinity", "affinity_official", "frequency", "none"] = Field(
+        "fisher_dbscan", description="Which classes move together; `none` = each alone."
+    )
+    eps: float | Literal["auto"] = Field(
+        "auto", description="Radius of the clusters; `auto` = median distance to the second nearest class."
+    )
+    min_samples: int = Field(2, ge=1, description="Classes within the radius that make a class a core.")
+    noise: Literal["nearest", "single"] = Field(
+        "nearest", description="Classes in no cluster join the nearest one or stay alone."
+    )
+    norm: Literal["class_mean", "total"] = Field(
+        "class_mean", description="Loss of a class: the mean of its rows, or its sum over all rows (released code)."
+    )
+    sync: bool = Field(True, description="Whether all processes share moments and probabilities; draws differ anyway.")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether validation losses move the probabilities."""
+        return self.raise_factor > 1 or self.lower_factor < 1
+
+
 ReplaySpec = Annotated[
-    ObjectMemory | InterpolatedFeatures | ExchangedMoments | TransferredFeatures | MeanScores | FeatureMemory,
+    ObjectMemory
+    | InterpolatedFeatures
+    | ExchangedMoments
+    | TransferredFeatures
+    | MeanScores
+    | FeatureMemory
+    | VirtualFeatures,
     Field(discriminator="type"),
     BeforeValidator(named),
 ]
@@ -303,4 +348,19 @@ class ValidationLoss(Part):
     images: int = Field(0, ge=0, description="At most this many images; 0 = all.")
 
 
-PassSpec = Annotated[UpdateState | ValidationLoss, Field(discriminator="type"), BeforeValidator(named)]
+class ClassLosses(Part):
+    """Measures the classification loss of every class on pictures that are not trained on, without touching any other
+    state, logs it, and tells the replay parts, which may change what they draw (FASA)."""
+
+    type: Literal["class_losses"] = "class_losses"
+    source: Literal["holdout", "val"] = Field(
+        "holdout", description="Pictures held out of the training set (key `holdout`), or the validation data."
+    )
+    repeat_threshold: float | Literal["auto"] | None = Field(
+        0.001, description="Repeat factor sampling of these pictures; none = each once."
+    )
+    images: int = Field(0, ge=0, description="At most this many images; 0 = all, with their copies.")
+    augment: bool = Field(False, description="Whether they are augmented as in training (released code).")
+
+
+PassSpec = Annotated[UpdateState | ValidationLoss | ClassLosses, Field(discriminator="type"), BeforeValidator(named)]

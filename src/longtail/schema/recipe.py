@@ -21,7 +21,7 @@ from longtail.schema.detector import RCNN
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import explain
 from longtail.schema.model import ModelSpec
-from longtail.schema.parts import Part
+from longtail.schema.parts import ClassLosses, Part
 from longtail.schema.stage import StageSpec
 
 
@@ -67,6 +67,13 @@ class Groups(Part):
     count: Literal["images", "instances"] = Field("images", description="What is counted.")
 
 
+class HoldOut(Part):
+    """Training images that are not trained on, but measured for the methods that ask for it."""
+
+    fraction: float = Field(0.1, gt=0, le=0.5, description="Share of the images of every class that has enough.")
+    seed: int = Field(0, ge=0, description="Source of the choice; the recipe's own seed has no part in it.")
+
+
 class Evaluation(Part):
     """When and how a run is evaluated."""
 
@@ -92,6 +99,7 @@ class Recipe(Part):
     model: ModelSpec = RCNN()
     images: Images = Images()
     groups: Groups = Groups()
+    holdout: HoldOut | None = Field(None, description="A part of the training images kept for `class_losses`.")
     stages: tuple[StageSpec, ...] = Field(min_length=1, description="Stages, in order.")
     evaluation: Evaluation = Evaluation()
 
@@ -100,6 +108,17 @@ class Recipe(Part):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _holdout_when_needed(self) -> Self:
+        for stage in self.stages:
+            for work in (*stage.passes_before, *stage.passes_after_epoch):
+                if isinstance(work, ClassLosses) and work.source == "holdout" and self.holdout is None:
+                    raise ValueError(
+                        f"stage {stage.name!r} measures class losses on held-out images, but there are none; set "
+                        "`holdout: {fraction: 0.1}` or the pass's `source: val`"
+                    )
         return self
 
     @classmethod

@@ -101,6 +101,19 @@ class Teacher(Part):
     weights: str = Field("start", description="`start` = this stage's own starting point, or a checkpoint.")
 
 
+class Interval(Part):
+    """A distance within a stage, in passes over the unrepeated training images or in images seen."""
+
+    epochs: float | None = Field(None, gt=0, description="In passes over the unrepeated training images.")
+    images: int | None = Field(None, ge=1, description="In images seen; give this or `epochs`.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.epochs is None) == (self.images is None):
+            raise ValueError("an interval is given in exactly one of `epochs` and `images`")
+        return self
+
+
 class StageSpec(Part):
     """One stage of a recipe."""
 
@@ -136,7 +149,8 @@ class StageSpec(Part):
         None, gt=0, lt=1, description="Decay of a moving average of the weights, which becomes the stage's result."
     )
     passes_before: tuple[PassSpec, ...] = Field((), description="Passes over the data before training starts.")
-    passes_after_epoch: tuple[PassSpec, ...] = Field((), description="Passes after every epoch.")
+    passes_after_epoch: tuple[PassSpec, ...] = Field((), description="Passes after every epoch, or as `passes_every`.")
+    passes_every: Interval = Field(Interval(epochs=1), description="How often `passes_after_epoch` are run.")
     teacher: Teacher | None = Field(None, description="A frozen teacher for the auxiliary losses.")
     auxiliary_losses: tuple[AuxiliaryLossSpec, ...] = Field((), description="Losses between student and teacher.")
 

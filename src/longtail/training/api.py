@@ -181,6 +181,7 @@ def _run(
         say(f"resuming stage {recipe.stages[cursor.stage].name} after {cursor.step} steps")
     if log is not None:
         log.rewind(cursor.logged)
+        log.classes.rewind(cursor.logged_classes)
 
     if not resuming:
         for line in [*warnings, *data.table.notes, *(data.val_table.notes if data.val_table is not None else ())]:
@@ -225,7 +226,7 @@ def _run(
 
             def save(at: Cursor, stage: Stage = stage, identity: Identity = identity) -> None:
                 if log is not None:
-                    at.logged = log.position()
+                    at.logged, at.logged_classes = log.position(), log.classes.position()
                 save_last(run, fabric, stage.model, stage.optimiser, stage.average, at, identity)
 
             def measure(stage: Stage = stage, identity: Identity = identity, data: TrainingData = data) -> None:

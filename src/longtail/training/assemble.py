@@ -9,10 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from longtail.build.augmentation import copy_paste, stage_images, training_transform, validation_images
+from longtail.build.augmentation import (
+    copy_paste,
+    detecting_images,
+    stage_images,
+    training_transform,
+    validation_images,
+)
 from longtail.build.losses import auxiliary_losses
 from longtail.build.model import adjust, build_model, start_calibration
-from longtail.build.samplers import stage_sampler
+from longtail.build.samplers import image_sampler, stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.dataset import DetectionDataset
 from longtail.data.proposals import ProposalTable
@@ -20,11 +26,13 @@ from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision, retinanet_classes, retinanet_from_torchvision
 from longtail.models.weights import load_state, read_state_dict
-from longtail.schema import DataError, Recipe, UsageError, change_recipe
+from longtail.schema import DataError, Recipe, UsageError, change_recipe, parts
 from longtail.schema.detector import TwoStagePart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
-from longtail.schema.stage import StageSpec
+from longtail.schema.parts import ClassLosses
+from longtail.schema.stage import Interval, StageSpec
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
+from longtail.training.class_losses import LossPictures
 from longtail.training.classifying import one_label_each
 from longtail.training.material import TrainingData
 from longtail.training.optimiser import build_optimiser
@@ -89,7 +97,53 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
     check_proposals(recipe, data)
     for spec in recipe.stages:
         stage_sampler(spec, data.table, seed=recipe.seed)
-        freeze(build_model(recipe, spec, data.statistics, pretrained=False), spec.trainable)
+        model = build_model(recipe, spec, data.statistics, pretrained=False)
+        freeze(model, spec.trainable)
+        check_passes(spec, model, data)
+
+
+def check_passes(spec: StageSpec, model: TrainableModel, data: TrainingData) -> None:
+    """Refuses passes `class_losses` that cannot be.
+
+    Raises:
+        UsageError: they want validation data that are not there, proposals nobody has made, or a model without classes.
+    """
+    for work in (*spec.passes_before, *spec.passes_after_epoch):
+        if isinstance(work, ClassLosses):
+            model.head_records()
+            if work.source == "val" and data.val_table is None:
+                raise UsageError(
+                    f"stage {spec.name!r} measures class losses on validation data; give some (--val), or set the "
+                    "pass's `source: holdout`"
+                )
+            if work.source == "holdout" and spec.proposals == "cached":
+                raise UsageError(
+                    f"stage {spec.name!r} takes cached proposals, and held-out images have none; set the pass's "
+                    "`source: val` or proposals=network"
+                )
+
+
+def images_between(every: Interval, dataset_images: int) -> float:
+    """An interval in images seen."""
+    return every.images or (every.epochs or 1) * dataset_images
+
+
+def loss_pictures(recipe: Recipe, data: TrainingData, work: ClassLosses) -> LossPictures:
+    """The pictures a pass `class_losses` looks at, resized as when detecting, or augmented as in training."""
+    held_out = work.source == "holdout"
+    table = data.holdout if held_out else data.val_table
+    assert table is not None
+    table = table.without_empty()
+    images = recipe.images if work.augment else detecting_images(recipe.images)
+    sampler = parts.Uniform() if work.repeat_threshold is None else parts.RepeatFactor(threshold=work.repeat_threshold)
+    kept = data.proposals
+    dataset = training_dataset(
+        recipe.model_copy(update={"images": images}),
+        table,
+        data.images if held_out else data.val_images,
+        proposals=None if kept is None else kept.val,
+    )
+    return LossPictures(dataset, image_sampler(sampler, table, seed=0), data.statistics)
 
 
 def assemble_stage(
@@ -154,6 +208,7 @@ def assemble_stage(
             masks=masks,
             proposals=None if kept is None else kept.val,
         )
+    passes = [*spec.passes_before, *spec.passes_after_epoch]
     return Stage(
         name=spec.name,
         model=model,
@@ -166,6 +221,8 @@ def assemble_stage(
         validation=validation,
         passes_before=spec.passes_before,
         passes_after_epoch=spec.passes_after_epoch,
+        round_images=images_between(spec.passes_every, data.table.num_images),
+        loss_pictures={work: loss_pictures(own_images, data, work) for work in passes if isinstance(work, ClassLosses)},
         teacher=teacher,
         auxiliary=auxiliary_losses(spec.auxiliary_losses, data.statistics),
         clip_norm=spec.optimiser.clip_norm,

@@ -94,7 +94,7 @@ class Cursor:
         passes_done: whether its passes before training are over.
         epoch_done: whether the passes and the evaluation after the epoch that ended with ``step`` are over.
         best: best validation AP so far.
-        logged: bytes of ``metrics.csv`` that belong to what was done.
+        logged, logged_classes: bytes of ``metrics.csv`` and ``class_losses.csv`` that belong to what was done.
         window: what the next row of the curves has of this process so far.
     """
 
@@ -104,6 +104,7 @@ class Cursor:
     epoch_done: bool = True
     best: float = -1.0
     logged: int = 0
+    logged_classes: int = 0
     window: Window = Window()
 
 

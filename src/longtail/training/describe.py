@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,15 @@ def describe_run(data: TrainingData, paths: RunPaths) -> dict[str, Any]:
         "paths": paths,
         "train": describe_table(data.table),
         "val": None if data.val_table is None else describe_table(data.val_table),
+        "holdout": None if data.holdout is None else describe_holdout(data.holdout),
         "statistics": data.statistics.to_dict(),
     }
+
+
+def describe_holdout(table: AnnotationTable) -> dict[str, Any]:
+    """Number of held-out images, SHA-256 of their ids, and their objects."""
+    ids = json.dumps(table.image_ids.tolist()).encode("utf-8")
+    return {"images": table.num_images, "sha256": hashlib.sha256(ids).hexdigest(), "annotations": len(table.label)}
 
 
 def describe_groups(statistics: ClassStatistics) -> str:

@@ -16,8 +16,10 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.state import sum_over_ranks
 from longtail.models.base import TrainableModel
 from longtail.schema import LongtailError
+from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
+from longtail.training.class_losses import class_loss_round
 from longtail.training.class_scores import ClassScores, mean_scores
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
@@ -79,18 +81,38 @@ def train_stage(
     detector = stage.model
     heads = mean_scores(detector)
 
+    def do(work: UpdateState | ValidationLoss | ClassLosses, number: int) -> None:
+        if isinstance(work, ClassLosses):
+            found = class_loss_round(
+                work, stage, fabric=fabric, seed=seed, number=number, workers=workers, progress=progress
+            )
+            report(log, stage, cursor.step, found.values)
+            if log is not None:
+                log.classes.add(stage.name, cursor.step, cursor.step * schedule.batch_size, found.rows)
+        else:
+            values = run_pass(work, stage, fabric=fabric, seed=seed + number, workers=workers, progress=progress)
+            report(log, stage, cursor.step, values)
+
     if not cursor.passes_done:
         for work in stage.passes_before:
-            report(log, stage, 0, run_pass(work, stage, fabric=fabric, seed=seed, workers=workers, progress=progress))
+            do(work, 0)
         cursor.passes_done = True
         with stops.deferred():
             save(cursor)
 
-    def after_epoch(epoch: int) -> None:
-        for work in stage.passes_after_epoch:
-            found = run_pass(work, stage, fabric=fabric, seed=seed + epoch, workers=workers, progress=progress)
-            report(log, stage, cursor.step, found)
-        if evaluate is not None and evaluation_due(epoch, evaluate_every):
+    def rounds_owed() -> bool:
+        return stage.rounds_after(cursor.step) > stage.rounds_after(cursor.step - 1)
+
+    def evaluation_owed() -> bool:
+        epoch = stage.epoch_after(cursor.step)
+        ended = epoch > stage.epoch_after(cursor.step - 1)
+        return ended and evaluate is not None and evaluation_due(epoch, evaluate_every)
+
+    def between_steps() -> None:
+        if rounds_owed():
+            for work in stage.passes_after_epoch:
+                do(work, stage.rounds_after(cursor.step))
+        if evaluate is not None and evaluation_owed():
             with stage.average.applied(detector) if stage.average is not None else nullcontext():
                 evaluate()
         cursor.epoch_done = True
@@ -115,7 +137,7 @@ def train_stage(
     progress.start(f"train {stage.name}", stage.images, cursor.step * schedule.batch_size)
     train_mode(detector)
     if not cursor.epoch_done:
-        after_epoch(stage.epoch_after(cursor.step))
+        between_steps()
     with stops.deferred():
         while cursor.step < stage.steps:
             factor = learning_rate_factor(schedule, cursor.step, stage.steps)
@@ -141,9 +163,7 @@ def train_stage(
                 stage.average.update(detector, cursor.step)
 
             epoch = stage.epoch_after(cursor.step)
-            owed = epoch > stage.epoch_after(cursor.step - 1) and (
-                bool(stage.passes_after_epoch) or (evaluate is not None and evaluation_due(epoch, evaluate_every))
-            )
+            owed = rounds_owed() or evaluation_owed()
             if heads and (cursor.step == stage.steps or epoch > stage.epoch_after(cursor.step - 1)):
                 if class_scores is not None:
                     class_scores.write(stage.name, cursor.step, stage.epochs_after(cursor.step), heads)
@@ -173,7 +193,7 @@ def train_stage(
                 stop(stopped)
             if owed:
                 with stops.at_once():
-                    after_epoch(epoch)
+                    between_steps()
     progress.finish()
     if stage.average is not None:
         stage.average.copy_to(detector)

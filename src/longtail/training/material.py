@@ -26,6 +26,8 @@ class TrainingData:
         statistics: of the training annotations.
         val_table, val_images: the same for validation, its labels in the training classes' order; or None.
         proposals: of both, for a stage on cached proposals.
+        holdout: training annotations that are kept from training, or None; ``table`` and ``statistics`` are without
+            them, their pictures are in ``images``, too.
     """
 
     table: AnnotationTable
@@ -34,3 +36,4 @@ class TrainingData:
     val_table: AnnotationTable | None
     val_images: Path | None
     proposals: KeptProposals | None = None
+    holdout: AnnotationTable | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from longtail.data.files import write_text
 from longtail.schema import UsageError
+from longtail.training.class_log import ClassLog
 
 HEADER = "stage,step,images,metric,value\n"
 
@@ -32,10 +33,14 @@ class MetricsLog:
         path: the CSV file.
         tensorboard: folder for TensorBoard, used if the package is installed; None = off.
         project: name of a Weights & Biases project; None = off.
+
+    Attributes:
+        classes: the table of the classes, beside the file.
     """
 
     def __init__(self, path: Path, *, tensorboard: Path | None = None, project: str | None = None) -> None:
         self.path = path
+        self.classes = ClassLog(path.with_name("class_losses.csv"))
         self.board: Any = None
         self.wandb: Any = None
         if not path.exists() or path.stat().st_size < len(HEADER):

@@ -15,8 +15,9 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from longtail.data import match_categories
+from longtail.data import AnnotationTable, match_categories
 from longtail.data.sources import RunPaths, read_sources
+from longtail.sampling.holdout import holdout_images, smallest_class
 from longtail.schema import DataError, Recipe, UsageError
 from longtail.training.assemble import device_of
 from longtail.training.material import TrainingData
@@ -110,12 +111,40 @@ def read_data(recipe: Recipe, paths: RunPaths) -> TrainingData:
         table = table.without_empty()
     if not len(table.label):
         raise DataError(f"{table.source} has no annotations to train on")
+    table, holdout = split_holdout(recipe, table)
     statistics = table.statistics(edges=recipe.groups.edges, count=recipe.groups.count)
     val_table = None
     if paths["val"] is not None:
         val_table = read_sources(paths["val"], paths["val_images"], prefer="val")
         val_table = val_table.relabelled(match_categories(table, val_table), table)
-    return TrainingData(table, None, statistics, val_table, None)
+    return TrainingData(table, None, statistics, val_table, None, holdout=holdout)
+
+
+def split_holdout(recipe: Recipe, table: AnnotationTable) -> tuple[AnnotationTable, AnnotationTable | None]:
+    """Training annotations without the held-out images, and those of the held-out images, if the recipe wants some.
+
+    Raises:
+        DataError: no class has enough images to give one.
+    """
+    if recipe.holdout is None:
+        return table, None
+    counted = ~(table.iscrowd | table.ignore)
+    rows = holdout_images(
+        table.image_index[counted],
+        table.label[counted],
+        num_images=table.num_images,
+        num_classes=table.num_classes,
+        fraction=recipe.holdout.fraction,
+        seed=recipe.holdout.seed,
+    )
+    if not len(rows):
+        raise DataError(
+            f"{table.source}: no image can be held out: with holdout.fraction {recipe.holdout.fraction} a class gives "
+            f"one from {smallest_class(recipe.holdout.fraction)} images on, and no image has such classes alone; "
+            "give a larger fraction"
+        )
+    rest = np.setdiff1d(np.arange(table.num_images, dtype=np.int64), rows)
+    return table.select(rest), table.select(rows)
 
 
 def check_batch(recipe: Recipe, world_size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,9 @@ from longtail.data.dataset import Target
 from longtail.losses.auxiliary import AuxiliaryLoss
 from longtail.models.base import TrainableModel
 from longtail.sampling import ImageSampler
-from longtail.schema.parts import UpdateState, ValidationLoss
+from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
+from longtail.training.class_losses import LossPictures
 from longtail.training.weight_average import WeightAverage
 
 
@@ -33,6 +34,8 @@ class Stage:
         epoch_images: images that make an epoch (the unrepeated training set).
         validation: pictures for the pass ``validation_loss``, or None.
         passes_before, passes_after_epoch: passes without an optimiser step.
+        round_images: images between two rounds of the latter; 0 = an epoch.
+        loss_pictures: what every pass ``class_losses`` looks at.
         teacher: a frozen detector for ``auxiliary``, in evaluation mode, or None.
         auxiliary: losses between student and teacher.
         clip_norm: largest norm of the gradient, or None.
@@ -48,8 +51,10 @@ class Stage:
     sampler: ImageSampler
     epoch_images: int
     validation: Dataset[tuple[torch.Tensor, Target]] | None = None
-    passes_before: Sequence[UpdateState | ValidationLoss] = ()
-    passes_after_epoch: Sequence[UpdateState | ValidationLoss] = ()
+    passes_before: Sequence[UpdateState | ValidationLoss | ClassLosses] = ()
+    passes_after_epoch: Sequence[UpdateState | ValidationLoss | ClassLosses] = ()
+    round_images: float = 0.0
+    loss_pictures: Mapping[ClassLosses, LossPictures] = field(default_factory=dict)
     teacher: nn.Module | None = None
     auxiliary: Sequence[AuxiliaryLoss] = field(default_factory=tuple)
     clip_norm: float | None = None
@@ -67,3 +72,8 @@ class Stage:
     def epoch_after(self, step: int) -> int:
         """Epochs completed after ``step`` optimiser steps."""
         return step * self.schedule.batch_size // self.epoch_images
+
+    def rounds_after(self, step: int) -> int:
+        """Rounds of ``passes_after_epoch`` due up to ``step`` optimiser steps; 0 if there are no such passes."""
+        every = self.round_images or self.epoch_images
+        return int(step * self.schedule.batch_size / every) if self.passes_after_epoch else 0
