@@ -21,7 +21,7 @@ from longtail.data.scale_jitter import FixedSize
 from longtail.data.scenes import GeneratedSet
 from longtail.reports.recipes import explain_recipe
 from longtail.schema import DataError, Recipe, UsageError, dump_recipe, load_recipe
-from longtail.schema.augmentation import StepwiseColour
+from longtail.schema.augmentation import CropOrNot, StepwiseColour
 from longtail.training.assemble import training_dataset
 
 ALL_ON = [
@@ -89,8 +89,10 @@ def test_the_stepwise_set_has_the_published_values() -> None:
         "hue": 0.1, "grey_probability": 0.2, "blur_probability": 0.5, "blur_kernel": 23, "blur_sigma": (0.1, 2.0),
     }  # fmt: skip
     assert StepwiseColour().model_dump() == published
-    detr = recipe("images.resize=detr").images.resize.model_dump()
-    assert detr == {"type": "detr", "probability": 0.5, "before": (400, 500, 600), "crop": (384, 600)}
+    detr = CropOrNot().model_dump()
+    assert detr == {
+        "type": "detr", "short_sides": (), "probability": 0.5, "before": (400, 500, 600), "crop": (384, 600),
+    }  # fmt: skip
 
 
 def test_options_survive_being_written_down(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_what_has_no_place_is_refused(change: str, message: str) -> None:
 
 
 def test_efl_on_regions_is_refused() -> None:
-    with pytest.raises(UsageError, match="EqualizedFocalLoss is a loss for dense heads, not for regions"):
+    with pytest.raises(UsageError, match="EqualizedFocalLoss is a loss for dense, query heads, not for regions"):
         built("baseline", *TINY, "stages.*.classification_loss=efl")
 
 
