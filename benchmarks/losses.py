@@ -63,6 +63,7 @@ CASES = (
     Case("EqualizationLoss", "softmax", {"form": "softmax"}),
     Case("EqualizationLossV2", "sigmoid"),
     Case("EqualizedFocalLoss", "sigmoid", modulated=True),
+    Case("EquilibriumLoss", "softmax"),
     Case("FederatedLoss", "sigmoid"),
     Case("FocalLoss", "sigmoid", modulated=True),
     Case("FocalLoss", "softmax", {"form": "softmax"}),
@@ -110,6 +111,7 @@ def build(case: Case, images: Tensor, instances: Tensor) -> ClassificationLoss:
     arguments = {
         "num_classes": CLASSES,
         "class_counts": images,
+        "guide": images,
         "image_counts": images,
         "instance_counts": instances,
         "image_frequency": images.double() / images.max().clamp(min=100_170),

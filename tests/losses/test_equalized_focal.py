@@ -100,8 +100,8 @@ def test_ignored_rows_leave_no_trace_in_the_state():
     torch.testing.assert_close(loss.state_dict(), clean.state_dict())
 
 
-def test_is_for_dense_heads():
-    assert EqualizedFocalLoss(3).heads == {"dense"}
+def test_is_for_dense_and_query_heads():
+    assert EqualizedFocalLoss(3).heads == {"dense", "query"}
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": 0.0}, {"scale": -1.0}, {"alpha": 1.5}, {"prior": 1.0}])
