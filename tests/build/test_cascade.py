@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
@@ -15,6 +16,7 @@ from longtail.build.model import build_model
 from longtail.data import ClassStatistics
 from longtail.models import CascadeRCNN, DeformableConv2d
 from longtail.models.base import TrainableModel
+from longtail.replay import VirtualFeatures
 from longtail.schema import UsageError, load_recipe
 
 SMALL = [
@@ -129,6 +131,29 @@ def test_the_published_cascade() -> None:
     assert [(s.iou, s.loss_weight, s.box_weights) for s in model.regions.stages] == [
         (0.5, 1, (10, 10, 5, 5)), (0.6, 0.5, (20, 20, 10, 10)), (0.7, 0.25, (30, 30, 15, 15))
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stages", "drawing"), [("all", [0, 1, 2]), ([0], [0]), ([2, 1], [1, 2])])
+def test_virtual_features_are_drawn_in_the_named_stages_only(stages: object, drawing: list[int]) -> None:
+    """The others collect moments and follow the probabilities."""
+    part = {"type": "virtual_features", "scale": 1000, "warmup_images": 0, "stages": stages}
+    replay = json.dumps([{"type": "object_memory"}, part])
+    model = built("cascade", "model=cascade_rcnn", f"stages.*.replay={replay}").train()
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [20.0, 10.0, 60.0, 50.0]])
+    target = {"boxes": boxes, "labels": torch.tensor([0, 2]), "draw_seed": 3}
+    losses = model.losses([torch.rand(3, 64, 64)] * 2, [target] * 2)
+    assert [name for name in losses if name.startswith("loss_replay")] == [f"loss_replay_{n}" for n in drawing]
+    own = [part for part in model.modules() if isinstance(part, VirtualFeatures)]
+    assert len(own) == 3
+    assert all(int(part.steps) == 1 and part.moments.seen.any() for part in own)
+
+
+def test_stages_that_a_model_does_not_have_are_refused() -> None:
+    part = "stages.*.replay=[{type: virtual_features, stages: [0, 3]}]"
+    with pytest.raises(UsageError, match=r"has stages \[0, 3\], but the model's are \[0, 1, 2\]; use some of these"):
+        built("cascade", part)
+    with pytest.raises(UsageError, match=r"but the model's are \[0\]; use some of these"):
+        built("baseline", "model=faster_rcnn", part)
 
 
 def test_what_does_not_go_together_is_refused_on_a_cascade_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longtail.build.detector import backbone, head, mask_arguments, two_stage_arguments
+from longtail.build.replay import check_stages, draw_in_stages
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.models.cascade import CascadeRCNN, CascadeStage, cascade_rcnn
@@ -24,10 +25,11 @@ def build_cascade(
     trust: bool = False,
 ) -> CascadeRCNN:
     """Cascade R-CNN, with masks or without; as :func:`~longtail.build.detector.build_rcnn`."""
+    check_stages(stage, len(model.regions.stages))
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
     regions = model.regions
     arguments: dict[str, Any] = two_stage_arguments(model, pyramid, images, stage, statistics)
-    return cascade_rcnn(
+    detector = cascade_rcnn(
         pyramid,
         stages=[CascadeStage(one.iou, one.loss_weight, one.box_weights) for one in regions.stages],
         region_samplers=[region_sampler(stage.region_sampler, negative_iou=one.iou) for one in regions.stages],
@@ -37,3 +39,5 @@ def build_cascade(
         **arguments,
         **mask_arguments(model, pyramid, stage),
     )
+    draw_in_stages(stage.replay, [list(head.replay) for head in detector.stages])  # type: ignore[arg-type]
+    return detector

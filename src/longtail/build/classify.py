@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longtail.build.detector import classifier, pyramid_backbone, stage_classifier
 from longtail.build.losses import classification_loss
-from longtail.build.replay import mean_score, replay_parts
+from longtail.build.replay import check_stages, mean_score, replay_parts
 from longtail.data import ClassStatistics
 from longtail.models.cifar import CifarResNet, small_resnet34
 from longtail.models.image_classifier import ImageClassifier, PictureHead
@@ -29,6 +29,7 @@ def build_classifier(
             f"stage {stage.name!r} follows the mean scores of objects' regions, and pictures have none; use "
             "classification_loss={type: equilibrium, guide: instances}, and no mean_score or feature_memory"
         )
+    check_stages(stage, 1)
     loss = classification_loss(stage.classification_loss, statistics)
     head = PictureHead(
         num_classes=statistics.num_classes,

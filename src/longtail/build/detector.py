@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from longtail.build.losses import box_loss, classification_loss
-from longtail.build.replay import mean_score, replay_parts
+from longtail.build.replay import check_stages, mean_score, replay_parts
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics
 from longtail.losses import ClassificationLoss, EquilibriumLoss, LDAMLoss, SoftmaxCrossEntropy
@@ -63,6 +63,7 @@ def build_rcnn(
         UsageError: parts that do not go together, with what would.
         LongtailError: pretrained weights that cannot be had.
     """
+    check_stages(stage, 1)
     pyramid = backbone(model.backbone, model.neck, pretrained=pretrained, trust=trust)
     own_head = head(model.regions, pyramid)
     arguments = two_stage_arguments(model, pyramid, images, stage, statistics) | {

@@ -68,6 +68,39 @@ def replay_parts(
     return found if scores is None or listed else [*found, as_part(scores)]
 
 
+def check_stages(stage: StageSpec, count: int) -> None:
+    """Refuses virtual features for stages of a cascade that the model does not have.
+
+    Args:
+        stage: of the recipe.
+        count: region heads of the model, 1 without a cascade.
+
+    Raises:
+        UsageError: names the stage that is missing.
+    """
+    for spec in stage.replay:
+        if isinstance(spec, parts.VirtualFeatures) and spec.stages != "all":
+            missing = [number for number in spec.stages if number >= count]
+            if missing:
+                raise UsageError(
+                    f"stage {stage.name!r}: virtual_features has stages {list(spec.stages)}, but the model's are "
+                    f"{list(range(count))}; use some of these, or `all`"
+                )
+
+
+def draw_in_stages(specs: Sequence[parts.ReplaySpec], heads: Sequence[Sequence[FeatureReplay]]) -> None:
+    """Lets the virtual features of every region head of a cascade draw, or not, as their ``stages`` say.
+
+    Args:
+        specs: of the recipe.
+        heads: the parts of every head, in the order of ``specs``.
+    """
+    for number, own in enumerate(heads):
+        for spec, part in zip(specs, own, strict=False):  # scores that nothing lists come last
+            if isinstance(part, VirtualFeatures) and isinstance(spec, parts.VirtualFeatures):
+                part.draws = spec.stages == "all" or number in spec.stages
+
+
 def as_part(scores: MeanScore) -> FeatureReplay:
     """The same object. It has a replay part's methods, but lives among the losses, which know nothing of replay."""
     return cast("FeatureReplay", scores)

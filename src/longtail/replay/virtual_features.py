@@ -51,6 +51,7 @@ class VirtualFeatures(FeatureReplay):
     Attributes:
         prob: (C,) float64 in 0..1.
         steps: training steps so far.
+        draws: whether rows are drawn, True at first; without them the part collects moments and follows the rounds.
 
     Raises:
         ValueError: arguments out of range.
@@ -109,6 +110,7 @@ class VirtualFeatures(FeatureReplay):
         self.noise = noise
         self.norm = norm
         self.sync = sync
+        self.draws = True
         if not sync:
             self.per_rank = frozenset({"prob"})  # type: ignore[misc]
         self.moments = RunningMoments(
@@ -131,6 +133,9 @@ class VirtualFeatures(FeatureReplay):
         if not update_state:
             return None
         self.moments.update(rows.features, rows.labels)
+        if not self.draws:
+            self.steps += 1
+            return None
         drawn, noise = self._draw(targets)
         self.steps += 1
         if drawn.shape[0] == 0:

@@ -294,6 +294,9 @@ class VirtualFeatures(Part):
         "class_mean", description="Loss of a class: the mean of its rows, or its sum over all rows (released code)."
     )
     sync: bool = Field(True, description="Whether all processes share moments and probabilities; draws differ anyway.")
+    stages: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        "all", description="Stages of a cascade, from 0, whose classifiers are given rows."
+    )
 
     @property
     def adapts(self) -> bool:
