@@ -55,6 +55,7 @@ def test_published_settings(name: str, scale: str) -> None:
 def test_tiny_settings() -> None:
     first, second = load_recipe("loce", scale="tiny").stages
     assert (first.schedule.images, second.schedule.images, first.schedule.batch_size) == (1440, 480, 4)
+    assert (first.optimiser.lr, second.optimiser.lr) == (0.001, 0.003)
     assert first.classification_loss.loss_weight == second.classification_loss.loss_weight == 2.5
     assert load_recipe("loce-mfs", scale="tiny").stages[1].classification_loss.loss_weight == 2.5
     assert (second.replay[0].classes, second.replay[0].count, second.replay[0].capacity) == (4, 2, 48)

@@ -51,5 +51,9 @@ def test_the_options_of_a_row_arrive() -> None:
     assert by_label["background 0.1"].stages[1].replay[1].background == 0.1
     assert by_label["one stage of 30 epochs"].stages[0].schedule.epochs == 30
     assert by_label["EBL + MFS by P(y)"].stages[1].replay[0].guide == "instances"
+    same_loss = load_study(STUDIES / "loce-tiny.yaml")
+    tiny = {row.label: row_recipe(same_loss, row, STUDIES, 0, []) for row in same_loss.rows}
+    assert tiny["one stage"].stages[0].schedule.images == sum(stage.schedule.images for stage in tiny["EBL"].stages)
+    assert tiny["one stage"].stages[0].classification_loss == tiny["neither"].stages[0].classification_loss
     for same in ("alpha 0.9", "background 0.01", "k 8, m 4"):
         assert by_label[same].stages == by_label["EBL + MFS"].stages
