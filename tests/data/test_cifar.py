@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 import tarfile
@@ -65,16 +66,46 @@ class Evil:
         (Evil(), r"asks for \w+\.system.*do not trust"),
         ({b"data": Evil()}, "do not trust"),
         ([1, 2], "holds no dictionary"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, "1 labels for data of shape"),
+        (
+            {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]},
+            r"labels of shape \(1,\) for data of shape \(2, 3072\)",
+        ),
         ({b"data": np.zeros((1, 100), np.uint8), b"fine_labels": [0]}, "of shape"),
         ({b"data": np.zeros((1, 3072), np.float32), b"fine_labels": [0]}, "float32"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [7]}, "7 for 3 class names"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 1.5]}, r"whole numbers, got \[0.0, 1.5\]"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": ["0", "1"]}, "train: labels must be whole numbers"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [True]}, "whole numbers, got"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [None]}, "whole numbers, got"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [[0], [1]]}, r"labels of shape \(2, 1\)"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [[0], [1, 2]]}, r"labels of shape \(\)"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": 5}, r"labels of shape \(\)"),
+        ({b"data": [[1], [2, 3]], b"fine_labels": [0]}, r"data of shape \(\) and type object"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [2**63]}, "class names"),
     ],
 )
 def test_refuses(content: object, message: str, tmp_path: Path, cifar_hundred) -> None:
     cifar_hundred(tmp_path)
     write(tmp_path / "train", content)
     with pytest.raises(DataError, match=message):
+        read_cifar(tmp_path, "train")
+
+
+class Encoded:
+    """Pickled as a call of ``_codecs.encode`` with some arguments."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return codecs.encode, self.arguments
+
+
+@pytest.mark.parametrize("arguments", [("x", "rot13"), (b"x", "zlib"), ("x", "utf-8"), (b"x", "latin1")])
+def test_no_codec_is_called_but_the_one_of_bytes(arguments: tuple, tmp_path: Path, cifar_hundred) -> None:
+    cifar_hundred(tmp_path)
+    write(tmp_path / "train", {b"data": Encoded(*arguments), b"fine_labels": [0]})
+    with pytest.raises(DataError, match=r"train: a CIFAR file asks for the codec .*do not trust"):
         read_cifar(tmp_path, "train")
 
 

@@ -81,3 +81,27 @@ def test_a_fixed_size_crops_and_fills_up(size: tuple[int, int]) -> None:
             lost += 1
     assert (len(places) > 1) == (size != (24, 40))
     assert (lost > 0) == (size == (10, 12))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 2), (1, 9), (5, 3)])
+def test_a_padded_crop_keeps_half_of_every_side(size: tuple[int, int]) -> None:
+    height, width = size
+    picture = tv_tensors.Image(torch.ones(3, height, width, dtype=torch.uint8))
+    frame = tv_tensors.BoundingBoxes([[0.0, 0.0, width, height]], format="XYXY", canvas_size=size)
+    sample = {"boxes": frame, "labels": torch.tensor([4])}
+    moved = train_transform([max(size)], max(size), flip=0.0, padded_crop=4)
+    seen = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        image, found = moved(picture, sample)
+        assert image.shape == picture.shape
+        assert found["labels"].tolist() == [4]
+        left, top, right, bottom = found["boxes"][0].int().tolist()
+        assert 2 * (right - left) >= width
+        assert 2 * (bottom - top) >= height
+        assert torch.equal(image[0, top:bottom, left:right], torch.ones(bottom - top, right - left, dtype=torch.uint8))
+        assert int(image[0].sum()) == (bottom - top) * (right - left)
+        seen.add((left or right - width, top or bottom - height))
+    down, across = min(4, height // 2), min(4, width // 2)
+    assert {x for x, _ in seen} == set(range(-across, across + 1))
+    assert {y for _, y in seen} == set(range(-down, down + 1))

@@ -31,7 +31,6 @@ ADMITTED = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    ("_codecs", "encode"),
 }
 
 
@@ -48,14 +47,27 @@ class ArraysOnly(pickle.Unpickler):
     """Unpickles containers, text, numbers and numpy arrays; anything else is refused, so that no code is run."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few functions that numpy arrays are made of.
+        """The few functions that numpy arrays are made of, and the one that bytes are made of.
 
         Raises:
             DataError: the file names anything else.
         """
+        if (module, name) == ("_codecs", "encode"):
+            return latin1_bytes
         if (module, name) not in ADMITTED:
             raise DataError(f"a CIFAR file asks for {module}.{name}, which no such file needs; do not trust it")
         return super().find_class(module, name)
+
+
+def latin1_bytes(text: str, encoding: str) -> bytes:
+    """Bytes as Python 3 pickles them in the old protocols: as text, one character each.
+
+    Raises:
+        DataError: another encoding, whose codec could be any code.
+    """
+    if not isinstance(text, str) or encoding != "latin1":
+        raise DataError(f"a CIFAR file asks for the codec {encoding!r}, which no such file needs; do not trust it")
+    return text.encode("latin1")
 
 
 def kind_of(path: Path) -> str | None:
@@ -129,16 +141,25 @@ def assemble(read: Callable[[str], dict[str, Any]], parts: dict[str, Any], split
     pictures, labels = [], []
     for name in parts[split]:
         content = read(name)
-        data = np.asarray(content.get("data", ()))
-        own = content.get("fine_labels", content.get("labels", ()))
-        if data.ndim != 2 or data.shape[1] != 3 * SIDE**2 or data.dtype != np.uint8 or len(data) != len(own):
-            raise DataError(f"{name}: {len(own)} labels for data of shape {data.shape} and type {data.dtype}")
+        data, own = as_array(content.get("data", ())), as_array(content.get("fine_labels", content.get("labels", ())))
+        if data.ndim != 2 or data.shape[1] != 3 * SIDE**2 or data.dtype != np.uint8 or own.shape != data.shape[:1]:
+            raise DataError(f"{name}: labels of shape {own.shape} for data of shape {data.shape} and type {data.dtype}")
+        if len(own) and not np.issubdtype(own.dtype, np.integer):
+            raise DataError(f"{name}: labels must be whole numbers, got {own[:3].tolist()}")
         pictures.append(data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
-        labels.append(np.asarray(own, dtype=np.int64))
+        labels.append(own.astype(np.int64))
     label = np.concatenate(labels)
     if not names or label.min(initial=0) < 0 or label.max(initial=0) >= len(names):
         raise DataError(f"labels {label.min(initial=0)}..{label.max(initial=0)} for {len(names)} class names")
     return Cifar(np.concatenate(pictures), label, names)
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """Of type object, which nothing here admits, where rows differ in length."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.array(None)
 
 
 def as_text(value: Any) -> str:

@@ -71,7 +71,8 @@ class RandomTranspose(v2.Transform):  # type: ignore[misc]
 
 class PaddedCrop(v2.Transform):  # type: ignore[misc]
     """Fills black pixels up on every side, then takes a window of the former size at a random place, as is usual with
-    CIFAR.
+    CIFAR. Of a side shorter than twice the pixels half as many as it has are filled up, so that every window holds half
+    of the picture.
 
     Args:
         pixels: on every side, at least 1.
@@ -84,12 +85,14 @@ class PaddedCrop(v2.Transform):  # type: ignore[misc]
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws the window."""
         height, width = v2.query_size(flat_inputs)
-        top, left = (int(torch.randint(2 * self.pixels + 1, ())) for _ in range(2))
-        return {"top": top, "left": left, "height": height, "width": width}
+        down, across = (min(self.pixels, side // 2) for side in (height, width))
+        top, left = (int(torch.randint(2 * pixels + 1, ())) for pixels in (down, across))
+        window = {"top": top, "left": left, "height": height, "width": width}
+        return {"padding": [across, down, across, down], "window": window}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Pads and crops one of picture, boxes, masks."""
-        return F.crop(F.pad(inpt, [self.pixels] * 4), **params)
+        return F.crop(F.pad(inpt, params["padding"]), **params["window"])
 
 
 class DropDegenerate(torch.nn.Module):

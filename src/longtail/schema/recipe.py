@@ -41,7 +41,10 @@ class Images(Part):
     colour: ColourSpec = NoColour()
     resize: ResizeSpec = ShortSide()
     padded_crop: int = Field(
-        0, ge=0, description="Pixels filled up on every side, after which a crop of the former size is drawn; CIFAR: 4."
+        0,
+        ge=0,
+        description="Pixels filled up on every side, at most half as many as it has, after which a crop of the former "
+        "size is drawn; CIFAR: 4.",
     )
     fixed_size: tuple[Side, Side] | None = Field(
         None, description="Height and width, in pixels, that pictures are cropped or filled up to at last; none = off."
