@@ -20,7 +20,7 @@ from longtail.training import checkpoint as checkpoints
 from longtail.training.assemble import assemble_stage, refuse_early
 from longtail.training.checking import check_data
 from longtail.training.checkpoint import Cursor, Identity
-from longtail.training.class_scores import ClassScores
+from longtail.training.class_tables import ClassTables
 from longtail.training.describe import describe_losses, describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.loop import train_stage
@@ -248,7 +248,7 @@ def _run(
                 stops=stops,
                 evaluate=measure if data.val_table is not None and not isinstance(stage.model, Proposer) else None,
                 evaluate_every=recipe.evaluation.every_epochs,
-                class_scores=ClassScores(run.class_scores, data.statistics.names) if first else None,
+                class_tables=ClassTables(run, data.statistics) if first else None,
             )
             if isinstance(model, Proposer) and spec.proposals == "only":
                 write_run_proposals(run, model, recipe, data, fabric, progress)

@@ -20,7 +20,7 @@ from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
 from longtail.training.class_losses import class_loss_round
-from longtail.training.class_scores import ClassScores, mean_scores
+from longtail.training.class_tables import ClassTables, mean_scores
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
 from longtail.training.passes import run_pass
@@ -47,7 +47,7 @@ def train_stage(
     stops: StopSignals,
     evaluate: Callable[[], None] | None = None,
     evaluate_every: float = 0.0,
-    class_scores: ClassScores | None = None,
+    class_tables: ClassTables | None = None,
 ) -> TrainableModel:
     """Trains one stage from ``cursor.step`` to its end and returns the trained detector, with averaged weights if the
     stage averages them.
@@ -64,7 +64,7 @@ def train_stage(
         save_every: optimiser steps between checkpoints.
         stops: signals that end the run; a step that has begun is finished and saved.
         evaluate: measures the detector, after every ``evaluate_every`` epochs (0 = never).
-        class_scores: gets the mean scores of the classes after every epoch; None on all processes but the first.
+        class_tables: told of the model after every epoch; None on all processes but the first.
 
     Raises:
         LongtailError: a loss is not finite.
@@ -164,9 +164,9 @@ def train_stage(
 
             epoch = stage.epoch_after(cursor.step)
             owed = rounds_owed() or evaluation_owed()
-            if heads and (cursor.step == stage.steps or epoch > stage.epoch_after(cursor.step - 1)):
-                if class_scores is not None:
-                    class_scores.write(stage.name, cursor.step, stage.epochs_after(cursor.step), heads)
+            if cursor.step == stage.steps or epoch > stage.epoch_after(cursor.step - 1):
+                if class_tables is not None:
+                    class_tables.write(stage.name, cursor.step, stage.epochs_after(cursor.step), detector)
                 for head in heads:
                     head.restart()
             due = cursor.step == stage.steps or cursor.step % save_every == 0 or owed

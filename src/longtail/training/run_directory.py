@@ -37,6 +37,7 @@ class RunDirectory:
         self.log = root / "log.txt"
         self.metrics = root / "metrics.csv"
         self.class_scores = root / "class_scores.csv"
+        self.class_norms = root / "class_norms.csv"
         self.last = root / "checkpoints" / "last"
         self.best = root / "checkpoints" / "best"
         self.proposals = root / "proposals"
