@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from longtail.data.scenes import GeneratedSet
 from longtail.schema import Recipe
 from longtail.schema.parts import VirtualFeatures
 from longtail.schema.study import load_study
+from longtail.training.api import train
 from longtail.training.study_plan import row_recipe, run_key
 
 FOLDER = Path(str(resources.files("longtail").joinpath("studies")))
@@ -25,6 +28,17 @@ def virtual(recipe: Recipe) -> VirtualFeatures:
     (part,) = recipe.stages[-1].replay
     assert isinstance(part, VirtualFeatures)
     return part
+
+
+WITH_FASA = [
+    *(row.label for row in load_study(FOLDER / "fasa-table-4.yaml").rows if "FASA" in row.label),
+    "Cascade R101, Seesaw + FASA",
+]
+SMALL = [
+    "scale=tiny", "model.backbone=tiny32", "model.neck.channels=16", "model.regions.channels=32",
+    "model.masks.channels=[8, 8]", "images.short_sides=[64]", "images.test_short_side=64", "groups.edges=[5, 25]",
+    "stages.*.schedule.images=8", "stages.*.schedule.warmup_images=4", "stages.*.passes_every.images=4",
+]  # fmt: skip
 
 
 def test_there_is_one_for_every_table() -> None:
@@ -67,3 +81,24 @@ def test_rounds_of_the_tiny_study() -> None:
     warmup = virtual(recipes("fasa-tiny")["fasa"]).warmup_images
     assert warmup == 480
     assert (stage.schedule.images - warmup) // stage.passes_every.images >= 6
+
+
+@pytest.mark.parametrize("label", WITH_FASA)
+def test_rows_train_with_every_classifier_loss_and_stage(label: str, smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    """Tiny, for two steps a stage: features are drawn, their losses are finite, and a round moves probabilities."""
+    study = load_study(FOLDER / f"fasa-table-{5 if 'Cascade' in label else 4}.yaml")
+    row = next(row for row in study.rows if row.label == label)
+    last = row_recipe(study, row, FOLDER, 0, []).stages[-1].name
+    part = '[{"type": "virtual_features", "warmup_images": 0, "scale": 6, "grouping": "none"}]'
+    recipe = row_recipe(study, row, FOLDER, 0, [*SMALL, f"stages.{last}.replay={part}"])
+    val = smoke_set.val if "released" in label else None
+    train(recipe, train=smoke_set.train, images=smoke_set.images, val=val, out=tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        losses = [row for row in csv.DictReader(file) if row["metric"].startswith("loss_replay")]
+    assert {row["stage"] for row in losses} == {last}
+    assert all(0 < float(row["value"]) < 1e3 for row in losses)
+    with (tmp_path / "run" / "class_losses.csv").open() as file:
+        rounds = list(csv.DictReader(file))
+    assert {row["stage"] for row in rounds} == {last}
+    first, second = rounds[:12], rounds[12:]
+    assert any(one["probability"] != other["probability"] for one, other in zip(first, second, strict=True))
