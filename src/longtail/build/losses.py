@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -15,6 +16,7 @@ from longtail.losses import (
     BoxLoss,
     BucketedReweightingLoss,
     ClassBalancedLoss,
+    ClassificationDistillation,
     ClassificationLoss,
     DropLoss,
     EqualizationLoss,
@@ -35,13 +37,14 @@ from longtail.losses import (
     MaskedFeatureDistillation,
     MeanScore,
     ObjectnessSoftmax,
+    RegionFeatureDistillation,
     SeesawLoss,
     SigmoidCrossEntropy,
     SmoothL1Loss,
     SoftmaxCrossEntropy,
 )
 from longtail.schema import losses as specs
-from longtail.schema import parts
+from longtail.schema import stepwise
 
 
 def classification_loss(
@@ -144,7 +147,33 @@ def box_loss(spec: specs.BoxLossSpec) -> BoxLoss:
             return LGRL1Loss(alpha=spec.alpha, gamma=spec.gamma, beta=spec.beta)
 
 
-def auxiliary_losses(specs: Sequence[parts.MaskedFeatures], statistics: ClassStatistics) -> list[AuxiliaryLoss]:
-    """Losses between student and teacher."""
-    images = torch.as_tensor(statistics.image_counts)
-    return [MaskedFeatureDistillation(images >= spec.head_min_images, loss_weight=spec.loss_weight) for spec in specs]
+def auxiliary_losses(
+    specs: Sequence[stepwise.AuxiliaryLossSpec], statistics: ClassStatistics, *, rows: Literal["query", "region"]
+) -> list[AuxiliaryLoss]:
+    """Losses between student and teacher; ``rows`` says what the model classifies."""
+    return [auxiliary_loss(spec, statistics, rows=rows) for spec in specs]
+
+
+def auxiliary_loss(
+    spec: stepwise.AuxiliaryLossSpec, statistics: ClassStatistics, *, rows: Literal["query", "region"]
+) -> AuxiliaryLoss:
+    """One of them."""
+    head = torch.as_tensor(statistics.image_counts) >= spec.head_min_images
+    match spec:
+        case stepwise.MaskedFeatures():
+            return MaskedFeatureDistillation(
+                head, loss_weight=spec.loss_weight, mask_space=spec.mask_space, mask_round=spec.mask_round
+            )
+        case stepwise.RegionFeatures():
+            return RegionFeatureDistillation(head, loss_weight=spec.loss_weight)
+        case stepwise.ClassificationDistillationSpec():
+            return ClassificationDistillation(
+                head,
+                loss_weight=spec.loss_weight,
+                rows=rows,
+                shared=spec.shared,
+                align=spec.align,
+                classes=spec.classes,
+                layers=spec.layers,
+                temperature=spec.temperature,
+            )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longtail.data import AnnotationTable
 from longtail.sampling import (
     BiLevelSampler,
     ClassAwareSampler,
     ClassBalancedPositives,
+    GroupRepeatFactorSampler,
     ImageSampler,
     InstanceBalancedPositives,
     IoUBalancedNegatives,
@@ -23,8 +25,11 @@ from longtail.schema import UsageError, parts
 from longtail.schema.stage import StageSpec
 
 
-def image_sampler(spec: parts.SamplerSpec, table: AnnotationTable, *, seed: int) -> ImageSampler:
-    """The image sampler of a stage, over the training table."""
+def image_sampler(
+    spec: parts.SamplerSpec, table: AnnotationTable, *, seed: int, image_counts: NDArray[np.int64] | None = None
+) -> ImageSampler:
+    """The image sampler of a stage, over the pictures of ``table``; ``image_counts`` (C,) are those of the whole
+    training set, where these are only a part of it."""
     match spec:
         case parts.Uniform():
             return UniformSampler(table.num_images, seed=seed)
@@ -43,17 +48,37 @@ def image_sampler(spec: parts.SamplerSpec, table: AnnotationTable, *, seed: int)
             return ClassAwareSampler(table.image_start, table.label, table.num_classes, seed=seed)
         case parts.BiLevel():
             return BiLevelSampler(table.image_start, table.label, table.num_classes, seed=seed)
+        case parts.HeadRepeatFactor() | parts.TailRepeatFactor():
+            return GroupRepeatFactorSampler(
+                table.image_start,
+                table.label,
+                table.num_classes,
+                image_counts=table.statistics().image_counts if image_counts is None else image_counts,
+                seed=seed,
+                edges=spec.edges,
+                thresholds=spec.thresholds,
+                exponents=spec.exponents,
+                epoch_length=spec.epoch_length,
+            )
 
 
-def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> ImageSampler:
+def stage_sampler(
+    stage: StageSpec, table: AnnotationTable, *, seed: int, image_counts: NDArray[np.int64] | None = None
+) -> ImageSampler:
     """The image sampler of a stage: over the whole table, or, with ``source_weights``, one for every source, each of
     which sees the images of its source alone.
+
+    Args:
+        stage: its sampler.
+        table: the pictures it trains on.
+        seed: source of all draws.
+        image_counts: (C,) as for :func:`image_sampler`.
 
     Raises:
         UsageError: another number of weights than sources, or a source without images or (class-aware) objects.
     """
     if not stage.source_weights:
-        return image_sampler(stage.sampler, table, seed=seed)
+        return image_sampler(stage.sampler, table, seed=seed, image_counts=image_counts)
     names = [source.name for source in table.sources] or [table.source]
     if len(stage.source_weights) != len(names):
         raise UsageError(
@@ -68,7 +93,8 @@ def stage_sampler(stage: StageSpec, table: AnnotationTable, *, seed: int) -> Ima
         if not len(rows) or (not len(part.label) and stage.sampler.type == "class_aware"):
             raise UsageError(f"stage {stage.name!r}: {name} has no images to draw from; leave it away")
         inner_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        sources.append(WeightedSource(name, rows, image_sampler(stage.sampler, part, seed=inner_seed), weight))
+        sampler = image_sampler(stage.sampler, part, seed=inner_seed, image_counts=image_counts)
+        sources.append(WeightedSource(name, rows, sampler, weight))
     return SourceSampler(sources, seed=seed)
 
 

@@ -41,7 +41,8 @@ class Target(TypedDict, total=False):
         picture in this step; original_size (height, width) of the file after EXIF rotation; dropped objects that lost
         their whole area to the transform or too much of it to pasted ones; pasted (G,) bool, with copy-paste alone:
         objects that come from other pictures; proposals (P, 4) float32, with a table of proposals alone: regions, moved
-        as the boxes are, best first; sampled_class the class the picture was drawn for, with bi-level sampling alone.
+        as the boxes are, best first; sampled_class the class the picture was drawn for, with bi-level sampling alone;
+        chosen (G,) bool, where some objects have no loss: those that have one.
     """
 
     boxes: Tensor
@@ -54,6 +55,7 @@ class Target(TypedDict, total=False):
     pasted: Tensor
     proposals: Tensor
     sampled_class: int
+    chosen: Tensor
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         proposals: table of proposals of these pictures, which then are in the target; not with ``copy_paste``, whose
             objects it does not know.
         top_proposals: so many of each picture, the best ones.
+        chosen: (A,) annotations that have a loss, which then is in the target; None = all. Not with ``copy_paste``.
 
     An item is the picture (3, H, W) uint8, RGB, EXIF rotation applied, and its :class:`Target`. Crowd and ignored
     annotations are left out of the target. Asked for with a :class:`Draw`, an item depends on that alone; asked for
@@ -134,11 +137,15 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         max_pixels: int = MAX_PIXELS,
         proposals: ProposalTable | None = None,
         top_proposals: int = 1000,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> None:
         if with_masks and len(table.label) and table.masks is None:
             raise DataError(f"{table.source} has no masks; add segmentations, or train boxes alone (model=faster_rcnn)")
         if proposals is not None and copy_paste is not None:
             raise UsageError("cached proposals know nothing of pasted objects; set images.copy_paste=none")
+        if chosen is not None and copy_paste is not None:
+            raise UsageError("objects that are ignored cannot be pasted; set images.copy_paste=none")
+        self.chosen = chosen
         self.proposals = proposals
         self.top_proposals = top_proposals
         self.proposal_rows = None if proposals is None else proposals.rows_of(table.image_ids.tolist())
@@ -167,6 +174,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         }
         if self.with_masks:
             sample["masks"] = tv_tensors.Mask(torch.from_numpy(self.masks(rows, height, width)))
+        if self.chosen is not None:
+            sample["chosen"] = torch.from_numpy(self.chosen[rows])
         if self.proposals is not None and self.proposal_rows is not None:
             best = self.proposals.best(int(self.proposal_rows[draw.image]), self.top_proposals)
             sample[PROPOSALS] = as_boxes(torch.from_numpy(best), height, width)
@@ -190,6 +199,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             target["sampled_class"] = draw.label
         if self.copy_paste is not None:
             target["pasted"] = sample["pasted"]
+        if self.chosen is not None:
+            target["chosen"] = sample["chosen"]
         if self.proposals is not None:
             target["proposals"] = sample[PROPOSALS].as_subclass(Tensor)
         if self.with_masks:

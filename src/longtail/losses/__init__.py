@@ -11,6 +11,7 @@ from longtail.losses.base import BatchLoss, BoxLoss, ClassificationLoss
 from longtail.losses.boxes import GIoULoss, L1Loss, SmoothL1Loss
 from longtail.losses.bucketed_reweighting import BucketedReweightingLoss
 from longtail.losses.class_balanced import ClassBalancedLoss
+from longtail.losses.classification_distillation import ClassificationDistillation
 from longtail.losses.drop_loss import DropLoss
 from longtail.losses.equalization import EqualizationLoss
 from longtail.losses.equalization_v2 import EqualizationLossV2
@@ -26,6 +27,7 @@ from longtail.losses.logit_adjusted import LogitAdjustedLoss
 from longtail.losses.masked_feature_distillation import MaskedFeatureDistillation
 from longtail.losses.mean_score import MeanScore
 from longtail.losses.objectness_softmax import ObjectnessSoftmax
+from longtail.losses.region_feature_distillation import RegionFeatureDistillation
 from longtail.losses.seesaw import SeesawLoss
 from longtail.losses.sigmoid import SigmoidCrossEntropy
 from longtail.losses.softmax import SoftmaxCrossEntropy
@@ -39,6 +41,7 @@ __all__ = [
     "BoxLoss",
     "BucketedReweightingLoss",
     "ClassBalancedLoss",
+    "ClassificationDistillation",
     "ClassificationLoss",
     "DropLoss",
     "EqualizationLoss",
@@ -60,6 +63,7 @@ __all__ = [
     "MeanScore",
     "ObjectnessSoftmax",
     "Record",
+    "RegionFeatureDistillation",
     "SeesawLoss",
     "SigmoidCrossEntropy",
     "SmoothL1Loss",

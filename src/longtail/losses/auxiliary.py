@@ -14,10 +14,17 @@ class Record:
 
     A detector calls :meth:`keep` at every point that has a name (``"maps"``, ``"region_features"``,
     ``"region_logits"``, ``"region_labels"``, ...); a name nobody asked for costs one set look-up.
+
+    Args:
+        wanted: names somebody asked for.
+        given: values of a teacher's record of the same step, which the detector looks at besides its own: with
+            ``"query_features"`` its classifiers classify those, too, and it keeps ``"shared_query_logits"``; with
+            ``"region_features"`` likewise ``"shared_region_logits"``.
     """
 
-    def __init__(self, wanted: Iterable[str]) -> None:
+    def __init__(self, wanted: Iterable[str], given: Mapping[str, Any] | None = None) -> None:
         self.wanted = frozenset(wanted)
+        self.given: Mapping[str, Any] = {} if given is None else given
         self.values: dict[str, Any] = {}
 
     def keep(self, name: str, value: Any) -> None:
@@ -40,6 +47,8 @@ class AuxiliaryLoss(nn.Module, ABC):
 
     #: names the student's and the teacher's record must hold
     wants: frozenset[str] = frozenset()
+    #: names of the teacher's record that the student's detector is given; see :class:`Record`
+    shares: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, student: Record, teacher: Record, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -26,7 +26,8 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
             boxes vanish; ``"cover"``: floor to ceil, at least one cell.
 
     Records ``"maps"`` ({name: (B, K, h, w)}), ``"image_sizes"`` (list of (height, width)) and ``"batch_size"``
-    ((height, width) of the padded batch). Targets hold ``boxes`` (G, 4), pixels, x1 y1 x2 y2, and ``labels`` (G,).
+    ((height, width) of the padded batch). Targets hold ``boxes`` (G, 4), pixels, x1 y1 x2 y2, ``labels`` (G,) and, if
+    some objects have no loss, ``chosen`` (G,), those that have one.
     """
 
     wants = frozenset({"maps", "image_sizes", "batch_size"})
@@ -52,6 +53,7 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
         """``{"loss_masked_features": scalar}``."""
         sizes: Sequence[tuple[int, int]] = student["image_sizes"]
         padded: tuple[int, int] = student["batch_size"]
+        targets = [chosen_objects(target) for target in targets]
         terms = []
         for name, own in student["maps"].items():
             other = teacher["maps"][name]
@@ -83,3 +85,10 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
         in_columns = (column >= left[:, None]) & (column < right[:, None])  # (G, w)
         in_rows = (row >= top[:, None]) & (row < bottom[:, None]) & self.head[labels][:, None]  # (G, h)
         return torch.einsum("gh,gw->hw", in_rows.float(), in_columns.float()) > 0
+
+
+def chosen_objects(target: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``boxes`` and ``labels`` of the objects of a picture that have a loss."""
+    if "chosen" not in target:
+        return target
+    return {name: target[name][target["chosen"]] for name in ("boxes", "labels")}

@@ -70,6 +70,10 @@ class TrainableModel(nn.Module, ABC):
             update_state: whether loss and replay may change their state; None follows ``self.training``.
         """
 
+    def observe(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], record: Record) -> None:
+        """Fills ``record`` as :meth:`losses` does, as a teacher; nothing else changes."""
+        self.losses(images, targets, record=record, update_state=False)
+
     @abstractmethod
     def predictions(self, images: Sequence[Tensor]) -> Any:
         """What the model is for."""
@@ -98,6 +102,25 @@ class Detector(TrainableModel):
     def predictions(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """:meth:`detect`."""
         return self.detect(images)
+
+    def score_objects(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """How well the detector knows given objects, at test size.
+
+        Args:
+            images: as for :meth:`detect`.
+            targets: per image ``boxes`` (G, 4) corners in pixels of the given picture and ``labels`` (G,).
+
+        Returns:
+            Per image (G, 2) the score of the object's class and the highest of all classes, in 0..1; 0 for objects that
+            it has no answer for.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not score given objects; a pass `exemplar_scores` works with deformable_detr, "
+            "faster_rcnn and mask_rcnn"
+        )
 
     @abstractmethod
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

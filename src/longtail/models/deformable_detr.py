@@ -19,10 +19,17 @@ from longtail.losses.sigmoid import prior_logit
 from longtail.models.backbones import PyramidBackbone
 from longtail.models.base import ClassHead, Detector
 from longtail.models.classifiers import Classifier, LinearClassifier
+from longtail.models.object_scores import query_scores
 from longtail.models.postprocess import MIN_SIDE, Inference, nms_per_class
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher, resize_boxes, step_generator
-from longtail.models.query_losses import QueryCriterion, QueryOutputs
-from longtail.models.query_transformer import MaskedMaps, inverse_sigmoid, query_transformer, without_pyramid
+from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
+from longtail.models.query_transformer import (
+    BoxHead,
+    MaskedMaps,
+    inverse_sigmoid,
+    query_transformer,
+    without_pyramid,
+)
 from longtail.schema.errors import UsageError
 
 OBJECTNESS_PRIOR = 0.01
@@ -99,24 +106,55 @@ class DeformableDETR(Detector):
             images: (3, H, W) each, uint8 or floating point in 0..1, RGB, at training size.
             targets: per image ``boxes`` (G, 4) corners in pixels, ``labels`` (G,) in 0..C-1, ``draw_seed`` for losses
                 that draw, and ``class_mask`` (C,) bool if only some classes are known of the picture.
-            record: gets ``"maps"`` (projected, {level: (B, d, h, w)}), ``"image_sizes"`` and ``"batch_size"`` (height,
-                width) without and with padding, ``"query_features"`` and ``"query_logits"`` (L, B, Q, d) and (L, B, Q,
-                K) of the decoder's layers, and ``"query_labels"`` (B, Q) of the last one.
+            record: gets what :meth:`observe` says, and ``"query_labels"`` (B, Q) of the last layer.
             update_state: whether the loss may change its state; None follows ``self.training``.
         """
         update = self.training if update_state is None else update_state
-        batch, scaled = self.preprocess(images, targets, resize=self.preprocess.resize_in_losses)
-        outputs, features = self.outputs(batch.tensors, batch.image_sizes, record=record)
+        outputs, features, scaled = self._observed(images, targets, record)
         losses, labels = self.criterion(
-            outputs, scaled, generator=step_generator(scaled, batch.tensors.device), update_state=update
+            outputs, scaled, generator=step_generator(scaled, features[0].device), update_state=update
         )
         if record is not None:
-            record.keep("image_sizes", batch.image_sizes)
-            record.keep("batch_size", (batch.tensors.shape[-2], batch.tensors.shape[-1]))
             record.keep("query_labels", labels.reshape(len(images), -1))
         if update:
             self.head.classifier.observe(features[-1].flatten(0, 1).detach(), labels, self.num_classes)
         return dict(losses)
+
+    def observe(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], record: Record) -> None:
+        """Keeps ``"maps"`` (projected, {level: (B, d, h, w)}), ``"image_sizes"`` and ``"batch_size"`` (height, width)
+        without and with padding, ``"query_features"`` and ``"query_logits"`` (L, B, Q, d) and (L, B, Q, K) of the
+        decoder's layers, ``"shared_query_logits"`` of given features, and ``"object_queries"`` (L, G), for every object
+        of the batch the row of its query among the B * Q, -1 without one. No loss is computed."""
+        if "query_labels" in record.wanted:
+            self.losses(images, targets, record=record, update_state=False)
+        else:
+            self._observed(images, targets, record)
+
+    def _observed(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], record: Record | None
+    ) -> tuple[QueryOutputs, list[Tensor], list[dict[str, Any]]]:
+        """What all layers say, the decoder's states, and the targets in pixels of the batch."""
+        batch, scaled = self.preprocess(images, targets, resize=self.preprocess.resize_in_losses)
+        assert scaled is not None
+        outputs, features = self.outputs(batch.tensors, batch.image_sizes, record=record)
+        if record is not None:
+            record.keep("image_sizes", batch.image_sizes)
+            record.keep("batch_size", (batch.tensors.shape[-2], batch.tensors.shape[-1]))
+            if "object_queries" in record.wanted:
+                record.keep("object_queries", self.criterion.object_queries(outputs, Objects.of(scaled)))
+            if "query_features" in record.given:
+                given = record.given["query_features"].unbind()
+                shared = [self.class_embed[layer](states) for layer, states in enumerate(given)]
+                record.keep("shared_query_logits", torch.stack(shared))
+        return outputs, features, scaled
+
+    @torch.no_grad()
+    def score_objects(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """See :meth:`Detector.score_objects`: scores of the queries of the last layer that are matched one to one."""
+        batch, scaled = self.preprocess(images, targets, resize=True)
+        assert scaled is not None
+        outputs, _ = self.outputs(batch.tensors, batch.image_sizes)
+        return query_scores(self.criterion, outputs, Objects.of(scaled))
 
     def outputs(
         self, batch: Tensor, image_sizes: Sequence[tuple[int, int]], *, record: Record | None = None
@@ -358,26 +396,3 @@ def deformable_detr(
         inference=Inference(score_threshold=0.0, nms_threshold=1.0) if inference is None else inference,
         num_queries=num_queries,
     )
-
-
-class BoxHead(nn.Module):
-    """Three linear layers from a query (..., d) to an offset of its box (..., 4), which starts at zero."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        sizes = [(channels, channels), (channels, channels), (channels, 4)]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
-        last: Any = self.layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def start_small(self) -> None:
-        """Width and height start at an eighth of the picture instead of a half."""
-        last: Any = self.layers[-1]
-        nn.init.constant_(last.bias[2:], -2.0)
-
-    def forward(self, query: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            query = F.relu(layer(query))
-        offset: Tensor = self.layers[-1](query)
-        return offset

@@ -26,20 +26,24 @@ class Objects:
         labels: (G,) in 0..C-1, those of all pictures after each other.
         boxes: (G, 4) centre, width and height in shares of their picture.
         counts: objects of each picture.
+        chosen: (G,) bool, those that have a loss; None = all.
     """
 
     labels: Tensor
     boxes: Tensor
     counts: list[int]
+    chosen: Tensor | None = None
 
     @classmethod
     def of(cls, targets: Sequence[Mapping[str, Any]]) -> Objects:
-        """From ``boxes`` (g, 4), corners in pixels, ``labels`` (g,) and ``input_size`` (height, width)."""
+        """From ``boxes`` (g, 4), corners in pixels, ``labels`` (g,), ``input_size`` (height, width) and, if some
+        objects have no loss, ``chosen`` (g,)."""
         shares = [target["boxes"] / target["boxes"].new_tensor(target["input_size"][::-1] * 2) for target in targets]
         return cls(
             torch.cat([target["labels"] for target in targets]),
             box_convert(torch.cat(shares).float(), "xyxy", "cxcywh"),
             [len(own) for own in shares],
+            torch.cat([target["chosen"] for target in targets]) if targets and "chosen" in targets[0] else None,
         )
 
 
@@ -126,7 +130,8 @@ class QueryCriterion(nn.Module):
         Args:
             outputs: of one batch.
             targets: per picture ``boxes``, ``labels``, ``input_size`` and, if only some classes are known of it,
-                ``class_mask`` (C,) bool.
+                ``class_mask`` (C,) bool, and ``chosen`` (g,) bool if some objects have no loss: all are matched, but
+                queries of the others count nowhere.
             generator: of a loss that draws.
             update_state: whether the classification loss may change its state.
 
@@ -135,7 +140,7 @@ class QueryCriterion(nn.Module):
             before it if there are any, ``loss_proposal`` of the proposals if there are any.
         """
         objects = Objects.of(targets)
-        matches = self.match(outputs, objects)
+        matches, ignored = self._split(self.match(outputs, objects), objects)
         counts: list[Tensor | float] = [float(len(own.rows)) for own in matches]
         normalisers = shared_normalisers(counts, device=outputs.boxes[0].device)
         mask = _class_mask(targets, outputs.boxes[0].shape[1])
@@ -149,6 +154,7 @@ class QueryCriterion(nn.Module):
             classified = self.classification_loss(
                 logits,
                 labels,
+                weight=_row_weight(ignored[layer], logits),
                 class_mask=mask,
                 normaliser=normalisers[layer],
                 update_state=update_state and layer == layers - 1,
@@ -163,14 +169,40 @@ class QueryCriterion(nn.Module):
             rows = outputs.proposal_logits.reshape(-1, 1)
             background = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
             found = background.scatter(0, matches[-1].rows, 0)
-            objectness = self.objectness_loss(rows, found, normaliser=normalisers[-1])
+            objectness = self.objectness_loss(
+                rows, found, weight=_row_weight(ignored[-1], rows), normaliser=normalisers[-1]
+            )
             l1, giou = self._box_losses(outputs.proposal_boxes, objects, matches[-1], normalisers[-1])
             losses["loss_proposal"] = self.proposal_weight * objectness + l1 + giou
         return losses, labels
 
+    @staticmethod
+    def _split(matches: list[Matches], objects: Objects) -> tuple[list[Matches], list[Tensor | None]]:
+        """The matches with chosen objects, and the rows of the others, if there may be some."""
+        if objects.chosen is None:
+            return matches, [None] * len(matches)
+        kept, ignored = [], []
+        for own in matches:
+            chosen = objects.chosen[own.objects]
+            kept.append(Matches(own.rows[chosen], own.objects[chosen]))
+            ignored.append(own.rows[~chosen])
+        return kept, list(ignored)
+
     @torch.no_grad()
-    def match(self, outputs: QueryOutputs, objects: Objects) -> list[Matches]:
-        """The matches of every decoder layer, and last those of the proposals if there are any."""
+    def object_queries(self, outputs: QueryOutputs, objects: Objects) -> Tensor:
+        """(L, G) row of the query among the B * Q that every decoder layer matches with every object one to one; -1 for
+        objects that are not chosen, or for which there is no query left."""
+        alone = QueryOutputs(outputs.logits, outputs.boxes)
+        matches, _ = self._split(self.match(alone, objects, repeats=1), objects)
+        rows = objects.labels.new_full((len(matches), len(objects.labels)), -1)
+        for row, own in zip(rows, matches, strict=True):
+            row[own.objects] = own.rows
+        return rows
+
+    @torch.no_grad()
+    def match(self, outputs: QueryOutputs, objects: Objects, *, repeats: int | None = None) -> list[Matches]:
+        """The matches of every decoder layer, and last those of the proposals if there are any; with so many queries
+        per object, None = as in training."""
         logits = torch.stack(outputs.logits)
         scores = self.classification_loss.scores(logits.flatten(0, 2))[:, : self.num_classes]
         scores = scores.reshape(*logits.shape[:3], self.num_classes)
@@ -183,7 +215,7 @@ class QueryCriterion(nn.Module):
             score, proposed = outputs.proposal_logits.float().sigmoid()[None, :, :, None], outputs.proposal_boxes[None]
             zeros = [torch.zeros_like(own) for own in labels]
             costs.append([self.cost(score[:, b], proposed[:, b], zeros[b], own_boxes[b])[0] for b in pictures])
-        return match(costs, repeats=self.repeats)
+        return match(costs, repeats=self.repeats if repeats is None else repeats)
 
     def _box_losses(
         self, predicted: Tensor, objects: Objects, own: Matches, normaliser: Tensor | float
@@ -193,6 +225,11 @@ class QueryCriterion(nn.Module):
         l1 = self.l1(found, wanted, normaliser=normaliser)
         corners = box_convert(found, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy")
         return self.l1_weight * l1, self.giou_weight * self.giou(*corners, normaliser=normaliser)
+
+
+def _row_weight(ignored: Tensor | None, rows: Tensor) -> Tensor | None:
+    """(N,) 0 for the ignored rows, 1 for the others; None = all count."""
+    return None if ignored is None else rows.new_ones(len(rows)).index_fill(0, ignored, 0.0)
 
 
 def _class_mask(targets: Sequence[Mapping[str, Any]], queries: int) -> Tensor | None:

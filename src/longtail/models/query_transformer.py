@@ -153,3 +153,26 @@ def transformers_state(detector: nn.Module) -> dict[str, Tensor]:
             state[name] = value
             state[f"model.decoder.{name}"] = value.clone()
     return state
+
+
+class BoxHead(nn.Module):
+    """Three linear layers from a query (..., d) to an offset of its box (..., 4), which starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = [(channels, channels), (channels, channels), (channels, 4)]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
+        last: Any = self.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def start_small(self) -> None:
+        """Width and height start at an eighth of the picture instead of a half."""
+        last: Any = self.layers[-1]
+        nn.init.constant_(last.bias[2:], -2.0)
+
+    def forward(self, query: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            query = F.relu(layer(query))
+        offset: Tensor = self.layers[-1](query)
+        return offset

@@ -22,12 +22,13 @@ from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.mask_head import MaskBranch
 from longtail.models.mask_predictors import NormalisedMaskPredictor, OrdinaryMaskPredictor
 from longtail.models.matching import Matcher
+from longtail.models.object_scores import pairs_of_scores
 from longtail.models.postprocess import Inference
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher
-from longtail.models.proposals import TOP_IN_DETECT, TOP_IN_LOSSES, ProposalFilter, ProposalNetwork, TopN
+from longtail.models.proposals import TOP_IN_DETECT, TOP_IN_LOSSES, ProposalFilter, ProposalNetwork, TopN, box_dtype
 from longtail.models.proposer import CachedProposals
 from longtail.models.region_head import BoxStage
-from longtail.models.two_stage import Pyramid, RegionPredictions, TwoStageDetector
+from longtail.models.two_stage import Pyramid, RegionPredictions, TwoStageDetector, height_width
 from longtail.replay.base import FeatureReplay
 from longtail.sampling.random_regions import RandomRegions
 from longtail.sampling.regions import RegionSampler
@@ -94,6 +95,17 @@ class RCNN(TwoStageDetector):
     def class_heads(self) -> list[ClassHead]:
         """The region head."""
         return [self.box]
+
+    @torch.no_grad()
+    def score_objects(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """See :meth:`Detector.score_objects`: the objects' own boxes are classified as regions."""
+        batch, scaled = self.preprocess(images, targets, resize=True)
+        assert scaled is not None
+        pyramid = Pyramid(self.backbone(batch.tensors), height_width(batch.tensors), batch.image_sizes)
+        boxes = [target["boxes"].to(box_dtype(pyramid.maps)) for target in scaled]
+        scores, _ = self.box.predict(pyramid.maps, pyramid.size, boxes)
+        labels = torch.cat([target["labels"] for target in scaled])
+        return pairs_of_scores(scores[:, : self.box.num_classes], labels, [len(own) for own in boxes])
 
     def region_predictions(self, pyramid: Pyramid, proposals: Sequence[Tensor]) -> RegionPredictions:
         """See :meth:`TwoStageDetector.region_predictions`."""

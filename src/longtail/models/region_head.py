@@ -154,7 +154,8 @@ class BoxStage(nn.Module):
             targets: per image ``boxes`` (G, 4) in pixels of the batch and ``labels`` (G,) in 0..C-1.
             generators: source of the region sampler's draws, one per image.
             step_generator: source of a stochastic loss's draws.
-            record: gets ``"region_features"``, ``"region_logits"`` and ``"region_labels"`` of this step's regions.
+            record: gets ``"region_features"``, ``"region_logits"`` and ``"region_labels"`` of this step's regions, and
+                ``"shared_region_logits"`` of given features.
             update_state: whether loss and replay may change their state; None follows ``self.training``.
         """
         update = self.training if update_state is None else update_state
@@ -221,6 +222,8 @@ class BoxStage(nn.Module):
             record.keep("region_features", features[:count])
             record.keep("region_logits", logits[:count])
             record.keep("region_labels", labels)
+            if "region_features" in record.given:
+                record.keep("shared_region_logits", full_precision(self.classifier(record.given["region_features"])))
         return StageResult(losses, regions, features[:count], logits[:count])
 
     def _calibration(

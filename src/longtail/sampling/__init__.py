@@ -3,6 +3,8 @@
 from longtail.sampling.balanced_positives import ClassBalancedPositives, InstanceBalancedPositives
 from longtail.sampling.bi_level import BiLevelSampler
 from longtail.sampling.class_aware import ClassAwareSampler
+from longtail.sampling.exemplars import exemplar_ranks, select_exemplars, smooth_tail_split
+from longtail.sampling.group_repeat_factor import GroupRepeatFactorSampler
 from longtail.sampling.hard_examples import OnlineHardExamples
 from longtail.sampling.images import ImageSampler, UniformSampler
 from longtail.sampling.iou_balanced import IoUBalancedNegatives
@@ -15,6 +17,7 @@ __all__ = [
     "BiLevelSampler",
     "ClassAwareSampler",
     "ClassBalancedPositives",
+    "GroupRepeatFactorSampler",
     "ImageSampler",
     "InstanceBalancedPositives",
     "IoUBalancedNegatives",
@@ -25,5 +28,8 @@ __all__ = [
     "RepeatFactors",
     "SourceSampler",
     "UniformSampler",
+    "exemplar_ranks",
     "repeat_factors",
+    "select_exemplars",
+    "smooth_tail_split",
 ]

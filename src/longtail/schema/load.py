@@ -19,9 +19,9 @@ DEPTH = 3
 BARE_NAMES = (
     "model", "neck", "balance", "sampler", "region_sampler", "classifier", "classification_loss", "box_loss",
     "optimiser", "resize", "colour", "copy_paste", "adjust", "head", "deformable", "calibration",
-    "assign",
+    "assign", "exemplars",
 )  # fmt: skip
-BARE_LISTS = ("replay", "passes_before", "passes_after_epoch", "auxiliary_losses")  # of such names
+BARE_LISTS = ("replay", "passes_before", "passes_after_epoch", "passes_after", "auxiliary_losses")  # of such names
 SAME_KEYS = ("model", "neck")  # mappings whose other keys survive a change of type
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]

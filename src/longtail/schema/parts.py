@@ -5,9 +5,9 @@ Defaults are the published values. A field without a value in the file keeps its
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Part(BaseModel):
@@ -22,6 +22,10 @@ def named(value: Any) -> Any:
 
 
 # --- image samplers (seam 1) ------------------------------------------------------------------------------------------
+
+
+THRESHOLDS = "Image frequency below which a class is repeated, the group of the rarest classes first; 0 = never."
+EXPONENTS = "r(c) = max(1, (t / f(c)) ** exponent), in the same order."
 
 
 class Uniform(Part):
@@ -56,8 +60,50 @@ class BiLevel(Part):
     type: Literal["bi_level"] = "bi_level"
 
 
+class GroupRepeatFactor(Part):
+    """Repeat factor sampling with a threshold and an exponent for every group of classes (step-wise learning).
+
+    The groups are made of all training images, the frequencies of those of the stage.
+    """
+
+    edges: tuple[int, ...] = Field(
+        (11, 30, 101), description="A class belongs to the next group from so many training images on; ascending."
+    )
+    thresholds: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.003, 0.003, 0.003, 0.0), description=THRESHOLDS)
+    exponents: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.5, 0.5, 0.3, 1.0), description=EXPONENTS)
+    epoch_length: Literal["subset", "oversampled"] = Field(
+        "subset", description="An epoch has as many images as without copies, or all copies."
+    )
+
+    @model_validator(mode="after")
+    def _one_per_group(self) -> Self:
+        if list(self.edges) != sorted(set(self.edges)) or any(edge < 1 for edge in self.edges):
+            raise ValueError(f"edges are ascending numbers of images, at least 1; got {list(self.edges)}")
+        if not len(self.thresholds) == len(self.exponents) == len(self.edges) + 1:
+            raise ValueError(
+                f"{len(self.edges)} edges make {len(self.edges) + 1} groups; give a threshold and an exponent for each"
+            )
+        return self
+
+
+class HeadRepeatFactor(GroupRepeatFactor):
+    """Group repeat factors of the head expert: those of scarcer classes."""
+
+    type: Literal["head_repeat_factor"] = "head_repeat_factor"
+
+
+class TailRepeatFactor(GroupRepeatFactor):
+    """Group repeat factors of the knowledge transfer: those of tail classes alone."""
+
+    type: Literal["tail_repeat_factor"] = "tail_repeat_factor"
+    thresholds: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0015, 0.0015, 0.0, 0.0), description=THRESHOLDS)
+    exponents: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 1.0, 1.0, 1.0), description=EXPONENTS)
+
+
 SamplerSpec = Annotated[
-    Uniform | RepeatFactor | ClassAware | BiLevel, Field(discriminator="type"), BeforeValidator(named)
+    Uniform | RepeatFactor | ClassAware | BiLevel | HeadRepeatFactor | TailRepeatFactor,
+    Field(discriminator="type"),
+    BeforeValidator(named),
 ]
 
 
@@ -315,20 +361,6 @@ ReplaySpec = Annotated[
     Field(discriminator="type"),
     BeforeValidator(named),
 ]
-
-
-# --- auxiliary losses (seam 9) ----------------------------------------------------------------------------------------
-
-
-class MaskedFeatures(Part):
-    """Squared difference of feature maps inside the boxes of frequent classes (step-wise learning, eq. 2)."""
-
-    type: Literal["masked_features"] = "masked_features"
-    loss_weight: float = Field(1.0, ge=0, description="Factor on this loss within the total.")
-    head_min_images: int = Field(30, ge=0, description="A class with at least this many images counts as head.")
-
-
-AuxiliaryLossSpec = Annotated[MaskedFeatures, BeforeValidator(named)]
 
 
 # --- passes over the data without an optimiser step (seam 8) ----------------------------------------------------------

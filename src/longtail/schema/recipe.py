@@ -124,6 +124,18 @@ class Recipe(Part):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _scores_before_exemplars(self) -> Self:
+        scored = False
+        for stage in self.stages:
+            if stage.exemplars is not None and stage.exemplars.scores is None and not scored:
+                raise ValueError(
+                    f"stage {stage.name!r} learns from chosen objects, but no earlier stage scores them; give one "
+                    "`passes_after: [exemplar_scores]`, or name a file of scores (exemplars.scores)"
+                )
+            scored = scored or bool(stage.passes_after)
+        return self
+
     @classmethod
     def parse(cls, content: Mapping[str, Any], *, origin: str) -> Recipe:
         """Validates ``content``; a mistake becomes a :class:`UsageError` that names the key and the nearest one."""

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from longtail.schema.augmentation import ColourSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec, SmoothL1, Softmax
 from longtail.schema.parts import (
-    AuxiliaryLossSpec,
     CalibrationSpec,
     ClassifierSpec,
     Part,
@@ -21,6 +20,7 @@ from longtail.schema.parts import (
     Uniform,
     named,
 )
+from longtail.schema.stepwise import AuxiliaryLossSpec, ExemplarsSpec, ScoringSpec
 
 
 class Schedule(Part):
@@ -96,9 +96,10 @@ class Trainable(Part):
 
 
 class Teacher(Part):
-    """A frozen copy of a model, in evaluation mode, for the auxiliary losses."""
+    """A frozen copy of a model for the auxiliary losses."""
 
     weights: str = Field("start", description="`start` = this stage's own starting point, or a checkpoint.")
+    mode: Literal["eval", "train"] = Field("eval", description="`train`: its dropout is on (released code).")
 
 
 class Interval(Part):
@@ -122,6 +123,9 @@ class StageSpec(Part):
         None,
         description="A checkpoint, weights file or run; `backbone` = its pretrained weights alone; none = the previous "
         "stage, or the backbone's weights.",
+    )
+    exemplars: ExemplarsSpec | None = Field(
+        None, description="Trains on chosen objects alone, by the scores of an earlier stage; none = on all."
     )
     sampler: SamplerSpec = Uniform()
     source_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -151,6 +155,7 @@ class StageSpec(Part):
     passes_before: tuple[PassSpec, ...] = Field((), description="Passes over the data before training starts.")
     passes_after_epoch: tuple[PassSpec, ...] = Field((), description="Passes after every epoch, or as `passes_every`.")
     passes_every: Interval = Field(Interval(epochs=1), description="How often `passes_after_epoch` are run.")
+    passes_after: tuple[ScoringSpec, ...] = Field((), description="Passes with the trained model, after training.")
     teacher: Teacher | None = Field(None, description="A frozen teacher for the auxiliary losses.")
     auxiliary_losses: tuple[AuxiliaryLossSpec, ...] = Field((), description="Losses between student and teacher.")
 

@@ -23,6 +23,7 @@ from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.class_tables import ClassTables
 from longtail.training.describe import describe_losses, describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
+from longtail.training.exemplars import stage_data, write_run_scores
 from longtail.training.loop import train_stage
 from longtail.training.material import TrainingData
 from longtail.training.metrics_log import MetricsLog, require_wandb
@@ -194,11 +195,11 @@ def _run(
             resumed = folder is not None and index == cursor.stage
             start = run.stage(index, spec.name) / "start"
             kept = kept_proposals(recipe, index, run.proposals, val=data.val_table is not None)
-            data = replace(data, proposals=kept)
+            own, chosen_lines = stage_data(recipe, index, replace(data, proposals=kept), run)
             stage = assemble_stage(
                 recipe,
                 index,
-                data,
+                own,
                 previous=None if resumed else state,
                 weights=weights,
                 teacher_start=checkpoints.load_weights(start) if resumed and keeps_start(spec) else None,
@@ -216,9 +217,9 @@ def _run(
                 cursor.stage, cursor.step, cursor.passes_done, cursor.epoch_done = index, 0, False, True
                 if first and keeps_start(spec):
                     checkpoints.write_checkpoint(start, stage.model, identity)
-            lines = describe_sampler(stage.sampler, data.table, data.statistics, spec.schedule)
+            lines = describe_sampler(stage.sampler, own.table, data.statistics, spec.schedule)
             lines += describe_losses(stage.model)
-            for line in [*lines, *describe_replay(spec.replay, data.statistics)]:
+            for line in [*chosen_lines, *lines, *describe_replay(spec.replay, data.statistics)]:
                 say(line)
             if resumed:
                 assert folder is not None
@@ -229,7 +230,7 @@ def _run(
                     at.logged, at.logged_classes = log.position(), log.classes.position()
                 save_last(run, fabric, stage.model, stage.optimiser, stage.average, at, identity)
 
-            def measure(stage: Stage = stage, identity: Identity = identity, data: TrainingData = data) -> None:
+            def measure(stage: Stage = stage, identity: Identity = identity, data: TrainingData = own) -> None:
                 results = evaluate_model(stage.model, recipe, data, fabric, progress)
                 keep_best(run, fabric, stage.model, identity, results, cursor)
                 if log is not None:
@@ -252,6 +253,9 @@ def _run(
             )
             if isinstance(model, Proposer) and spec.proposals == "only":
                 write_run_proposals(run, model, recipe, data, fabric, progress)
+            if spec.passes_after:
+                assert isinstance(model, Detector)
+                write_run_scores(run.stage(index, spec.name), model, recipe, data, fabric, progress)
             if first and not is_last(recipe, index):
                 checkpoints.write_checkpoint(run.stage(index, spec.name) / "end", model, identity)
             state = {name: value.detach().cpu().clone() for name, value in checkpoints.shared_state(model).items()}
@@ -259,6 +263,7 @@ def _run(
 
     results: dict[str, EvaluationResult] = {}
     if data.val_table is not None:
+        data = own
         if isinstance(model, Detector | ImageClassifier):
             results = evaluate_model(model, recipe, data, fabric, progress)
             keep_best(run, fabric, model, identity, results, cursor)

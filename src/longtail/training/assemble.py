@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtail.build.augmentation import (
@@ -31,9 +33,11 @@ from longtail.schema.detector import TwoStagePart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.schema.parts import ClassLosses
 from longtail.schema.stage import Interval, StageSpec
+from longtail.training.check_stepwise import check_stepwise, classified_rows
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
 from longtail.training.class_losses import LossPictures
 from longtail.training.classifying import one_label_each
+from longtail.training.exemplars import learned
 from longtail.training.material import TrainingData
 from longtail.training.optimiser import build_optimiser
 from longtail.training.proposing import check_proposals
@@ -60,9 +64,10 @@ def training_dataset(
     *,
     masks: bool = True,
     proposals: ProposalTable | None = None,
+    chosen: NDArray[np.bool_] | None = None,
 ) -> DetectionDataset:
-    """Training pictures with the recipe's augmentation, with their proposals where these are kept, and without
-    ``masks`` if they are not wanted."""
+    """Training pictures with the recipe's augmentation, with their proposals where these are kept, without ``masks`` if
+    they are not wanted, and with the mark of the ``chosen`` objects if only some have a loss."""
     return DetectionDataset(
         table,
         images,
@@ -72,6 +77,7 @@ def training_dataset(
         max_pixels=recipe.images.max_pixels,
         proposals=proposals,
         top_proposals=top_proposals(recipe)[0],
+        chosen=chosen,
     )
 
 
@@ -98,7 +104,7 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
     for spec in recipe.stages:
         stage_sampler(spec, data.table, seed=recipe.seed)
         model = build_model(recipe, spec, data.statistics, pretrained=False)
-        freeze(model, spec.trainable)
+        check_stepwise(recipe, spec, freeze(model, spec.trainable))
         check_passes(spec, model, data)
 
 
@@ -185,7 +191,7 @@ def assemble_stage(
     trained = freeze(model, spec.trainable)
     say(f"stage {spec.name}: {len(trained)} of {sum(1 for _ in model.parameters())} parameter tensors train")
 
-    teacher: nn.Module | None = None
+    teacher: TrainableModel | None = None
     if spec.teacher is not None:
         teacher = build_model(recipe, spec, data.statistics, pretrained=False)
         if spec.teacher.weights == "start":
@@ -197,7 +203,12 @@ def assemble_stage(
     own_images = recipe.model_copy(update={"images": stage_images(recipe.images, spec)})
     kept, masks = data.proposals, spec.proposals != "only"
     dataset = training_dataset(
-        own_images, data.table, data.images, masks=masks, proposals=None if kept is None else kept.train
+        own_images,
+        data.table,
+        data.images,
+        masks=masks,
+        proposals=None if kept is None else kept.train,
+        chosen=data.chosen,
     )
     validation = None
     if data.val_table is not None:
@@ -216,7 +227,7 @@ def assemble_stage(
         schedule=spec.schedule,
         steps=total_steps(spec.schedule, data.table.num_images),
         dataset=dataset,
-        sampler=stage_sampler(spec, data.table, seed=recipe.seed),
+        sampler=stage_sampler(spec, learned(data), seed=recipe.seed, image_counts=data.statistics.image_counts),
         epoch_images=data.table.num_images,
         validation=validation,
         passes_before=spec.passes_before,
@@ -224,7 +235,8 @@ def assemble_stage(
         round_images=images_between(spec.passes_every, data.table.num_images),
         loss_pictures={work: loss_pictures(own_images, data, work) for work in passes if isinstance(work, ClassLosses)},
         teacher=teacher,
-        auxiliary=auxiliary_losses(spec.auxiliary_losses, data.statistics),
+        teacher_dropout=spec.teacher is not None and spec.teacher.mode == "train",
+        auxiliary=auxiliary_losses(spec.auxiliary_losses, data.statistics, rows=classified_rows(recipe)),
         clip_norm=spec.optimiser.clip_norm,
         average=None if spec.weight_average is None else WeightAverage(model, spec.weight_average),
     )

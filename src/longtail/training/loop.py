@@ -74,6 +74,8 @@ def train_stage(
     model, optimiser = fabric.setup(stage.model, stage.optimiser)
     if stage.teacher is not None:
         stage.teacher.to(fabric.device).eval()
+        if stage.teacher_dropout:
+            train_mode(stage.teacher)
     for auxiliary in stage.auxiliary:
         auxiliary.to(fabric.device)
     if stage.average is not None:
@@ -211,10 +213,12 @@ def step_losses(model: nn.Module, stage: Stage, images: list[Tensor], targets: l
         found: dict[str, Tensor] = model(images, targets)
         return found
     wanted = frozenset().union(*(part.wants for part in stage.auxiliary))
-    record, teacher_record = Record(wanted), Record(wanted)
-    losses: dict[str, Tensor] = model(images, targets, record=record)
+    shared = frozenset().union(*(part.shares for part in stage.auxiliary))
+    teacher_record = Record(wanted)
     with torch.no_grad():
-        stage.teacher(images, targets, record=teacher_record, update_state=False)
+        stage.teacher.observe(images, targets, teacher_record)
+    record = Record(wanted, {name: teacher_record[name] for name in shared})
+    losses: dict[str, Tensor] = model(images, targets, record=record)
     for part in stage.auxiliary:
         losses |= part(record, teacher_record, targets)
     return losses

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.proposals import ProposalTable
 
@@ -28,6 +31,9 @@ class TrainingData:
         proposals: of both, for a stage on cached proposals.
         holdout: training annotations that are kept from training, or None; ``table`` and ``statistics`` are without
             them, their pictures are in ``images``, too.
+        chosen: which of the table's objects have a loss, for a stage that ignores the others; None = all. In such a
+            stage, and in others on chosen objects, ``table`` is a part of the training annotations, and
+            ``statistics`` are of all.
     """
 
     table: AnnotationTable
@@ -37,3 +43,4 @@ class TrainingData:
     val_images: Path | None
     proposals: KeptProposals | None = None
     holdout: AnnotationTable | None = None
+    chosen: NDArray[np.bool_] | None = None

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 
 from longtail.data.dataset import Target
@@ -36,7 +35,8 @@ class Stage:
         passes_before, passes_after_epoch: passes without an optimiser step.
         round_images: images between two rounds of the latter; 0 = an epoch.
         loss_pictures: what every pass ``class_losses`` looks at.
-        teacher: a frozen detector for ``auxiliary``, in evaluation mode, or None.
+        teacher: a frozen detector for ``auxiliary``, or None.
+        teacher_dropout: whether its dropout is on, instead of evaluation mode.
         auxiliary: losses between student and teacher.
         clip_norm: largest norm of the gradient, or None.
         average: moving average of the weights, which is evaluated and becomes the stage's result, or None.
@@ -55,7 +55,8 @@ class Stage:
     passes_after_epoch: Sequence[UpdateState | ValidationLoss | ClassLosses] = ()
     round_images: float = 0.0
     loss_pictures: Mapping[ClassLosses, LossPictures] = field(default_factory=dict)
-    teacher: nn.Module | None = None
+    teacher: TrainableModel | None = None
+    teacher_dropout: bool = False
     auxiliary: Sequence[AuxiliaryLoss] = field(default_factory=tuple)
     clip_norm: float | None = None
     average: WeightAverage | None = None
