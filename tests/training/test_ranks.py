@@ -33,7 +33,7 @@ from longtail.losses import MeanScore
 from longtail.replay import ObjectMemory, VirtualFeatures
 from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
-from longtail.training import api, loop
+from longtail.training import api, class_losses, loop
 from longtail.training.assemble import model_from_checkpoint
 from longtail.training.checkpoint import per_rank_names
 from longtail.training.detecting import detect_all
@@ -142,9 +142,13 @@ def with_rounds() -> Recipe:
     return recipe(12, "holdout.fraction=0.1", *rounds)
 
 
-def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
-    """Twelve steps with rows of each process's own, and rows of moments that both share, with two rounds that say how
-    many; SIGKILL after some steps."""
+class Cut(Exception):
+    """Ends a run on both processes at the same place, with nothing saved."""
+
+
+def with_bank(folder: Path, name: str, *, killed: bool = False, cut: bool = False) -> None:
+    """Twelve steps with rows of each process's own, and rows of moments that both share, with rounds that say how many;
+    SIGKILL after some steps, or an end within the first round that comes."""
     everything = torch.ones(12, dtype=torch.bool)
     detectors.replay_parts = lambda *_, **__: [
         Bank(),
@@ -161,13 +165,18 @@ def with_bank(folder: Path, name: str, *, killed: bool = False) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments)
 
+    def ending(*arguments: Any) -> Any:
+        raise Cut
+
     loop.step_losses = until
-    train(folder, name, with_rounds(), resume=(folder / name).exists())
-    loop.step_losses = original
-
-
-class Cut(Exception):
-    """Ends a run on both processes at the same place, with nothing saved."""
+    added = class_losses.add_losses
+    class_losses.add_losses = ending if cut else added
+    try:
+        train(folder, name, with_rounds(), resume=(folder / name).exists())
+    except Cut:
+        assert cut
+    finally:
+        loop.step_losses, class_losses.add_losses = original, added
 
 
 def loce(folder: Path, name: str, *, cut_at: int = 0) -> None:
@@ -260,6 +269,7 @@ def process(mode: str, folder: Path) -> int:
     elif mode == "killed":
         with_bank(folder, "cut", killed=True)
     elif mode == "resumed":
+        with_bank(folder, "cut", cut=True)
         with_bank(folder, "cut")
         return main(command(folder, "cut"))  # which the first process refuses, while the other waits
     elif mode == "fails":
@@ -365,6 +375,8 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     resumed = torchrun("resumed", folder)
     assert resumed.returncode != 0
     assert only_line(resumed).startswith(f"longtail: {folder / 'cut'} is not empty; resume it"), resumed.stderr[-3000:]
+    log = (folder / "cut" / "log.txt").read_text()
+    assert log.count("resuming stage end-to-end after 6 steps") == log.count("after 8 steps") == 1, "where the round is"
     whole, cut = ((folder / name / "checkpoints" / "last") for name in ("whole", "cut"))
     assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
     curves = [(folder / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
