@@ -133,3 +133,13 @@ def test_sums_stay_exact_for_long_runs():
 def test_refuses_nonsense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EqualizationLossV2(3, **wrong)
+
+
+def test_the_share_of_classes_whose_negatives_weigh_less_than_half():
+    loss = EqualizationLossV2(4)
+    assert loss.running_shares()["spared_classes"].item() == 0.0  # every ratio starts at 100
+    loss.gradients.positive.copy_(torch.tensor([0.0, 0.7, 0.9, 0.0]))
+    loss.gradients.negative.copy_(torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert loss.running_shares()["spared_classes"].item() == 0.5
+    weights = torch.sigmoid(loss.gamma * (loss.gradients() - loss.mu))
+    assert (weights < 0.5).tolist() == [True, True, False, False]

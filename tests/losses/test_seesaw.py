@@ -145,3 +145,21 @@ def test_state_of_one_process_is_declared():
 def test_refuses_nonsense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SeesawLoss(3, **wrong)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=6))
+def test_the_share_of_mitigated_cells_is_that_of_a_loop(counts):
+    loss = SeesawLoss(len(counts))
+    loss.counts.copy_(torch.tensor(counts))
+    mitigated = cells = 0
+    for i, rows in enumerate(counts):
+        for _ in range(rows):
+            others = [max(n, 1) for j, n in enumerate(counts) if j != i]
+            mitigated += sum(other < rows for other in others)
+            cells += len(others)
+    assert loss.running_shares()["mitigated_cells"].item() == pytest.approx(mitigated / max(cells, 1), rel=1e-12)
+
+
+def test_without_mitigation_there_is_no_share():
+    assert SeesawLoss(3, p=0.0).running_shares() == SeesawLoss(1).running_shares() == {}

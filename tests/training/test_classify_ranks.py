@@ -138,6 +138,10 @@ def test_curve_weights_and_running_state_are_those_of_one_process(case: str, hom
     assert {key[1] for key in losses} == set(range(1, STEPS + 1))
     for key in losses:
         assert two[key] == pytest.approx(one[key], rel=1e-6), key
+    share = {"seesaw": "share/mitigated_cells", "eqlv2": "share/spared_classes"}.get(case)
+    shares = [key for key in one if key[2].startswith("share/")]
+    assert len(shares) == (0 if share is None else STEPS)
+    assert all(key[2] == share and one[key] == two[key] for key in shares)
     mine, other = (weights(home / f"{case}-{processes}") for processes in (1, 2))
     assert mine.keys() == other.keys()
     for name, value in mine.items():

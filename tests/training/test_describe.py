@@ -3,8 +3,16 @@
 import torch
 from torch import nn
 
-from longtail.losses import DropLoss, EqualizationLoss, FederatedLoss, SoftmaxCrossEntropy
-from longtail.training.describe import describe_losses
+from longtail.losses import (
+    ACSLoss,
+    DropLoss,
+    EqualizationLoss,
+    EqualizationLossV2,
+    FederatedLoss,
+    SeesawLoss,
+    SoftmaxCrossEntropy,
+)
+from longtail.training.describe import describe_losses, running_shares
 
 FREQUENCY = torch.tensor([0.5, 0.1, 0.02, 0.01])
 
@@ -30,3 +38,19 @@ def test_a_subset_larger_than_the_data_is_all_classes() -> None:
 
 def test_plain_losses_say_nothing() -> None:
     assert describe_losses(SoftmaxCrossEntropy(4)) == []
+    assert running_shares(SoftmaxCrossEntropy(4)) == {}
+
+
+def test_acsl_says_what_its_classes_see_of_the_background() -> None:
+    (line,) = describe_losses(ACSLoss(torch.tensor([3, 40, 70, 3000]), rare_share=0.05))
+    assert line.startswith(
+        "ACSLoss: of 4 classes, 1 rare ones see 5.00% of the background regions and 2 common ones 10.00%"
+    )
+
+
+def test_running_shares_are_named_by_loss_where_there_are_several() -> None:
+    seesaw = SeesawLoss(3)
+    seesaw.counts.copy_(torch.tensor([2, 1, 0]))
+    assert running_shares(nn.ModuleList([seesaw])) == {"share/mitigated_cells": 0.6666666666666666}
+    both = running_shares(nn.ModuleList([seesaw, EqualizationLossV2(3)]))
+    assert both == {"share/mitigated_cells_0": 0.6666666666666666, "share/spared_classes_1": 0.0}

@@ -71,6 +71,15 @@ class ACSLoss(BatchLoss):
         self.register_buffer("rare", F.pad(rare, (0, 1)), persistent=False)
         self.register_buffer("common", F.pad(~rare & (image_counts <= edges[1]), (0, 1)), persistent=False)
 
+    def acts_on(self) -> str:
+        """How many classes see a share of the background alone."""
+        rare, common = int(self.rare.sum()), int(self.common.sum())
+        return (
+            f"of {self.num_classes} classes, {rare} rare ones see {self.rare_share:.2%} of the background regions and "
+            f"{common} common ones {self.common_share:.2%}; all are spared the objects of others that score below "
+            f"{self.threshold:g}"
+        )
+
     @property
     def bias_prior(self) -> float:
         """Logit of ``prior``."""

@@ -68,8 +68,14 @@ class ClassificationLoss(nn.Module, ABC):
 
     def acts_on(self) -> str | None:
         """The part of the classes it treats in its own way, in words for the log of a run; a fact of the class counts
-        alone. None = all of them, or a part that only the steps decide."""
+        alone. None = all of them, or a part that only the steps decide (:meth:`running_shares`)."""
         return None
+
+    def running_shares(self) -> dict[str, Tensor]:
+        """Shares in 0..1 of the cells or classes that it treats in its own way as its state stands, scalars by name.
+        They are worked out when asked for, from the state alone, and nothing waits for the device. Empty = it has no
+        state that says so."""
+        return {}
 
     @abstractmethod
     def row_losses(

@@ -71,6 +71,10 @@ class EqualizationLossV2(BatchLoss):
         self._bias_prior = prior_logit(prior)
         self.gradients = GradientRatio(num_classes, start=100.0, sync=sync)
 
+    def running_shares(self) -> dict[str, Tensor]:
+        """``spared_classes``: those whose negatives weigh less than half, that is g below ``mu``."""
+        return {"spared_classes": (self.gradients() < self.mu).double().mean()}
+
     @property
     def bias_prior(self) -> float:
         """Logit of ``prior``."""

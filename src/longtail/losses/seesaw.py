@@ -66,6 +66,16 @@ class SeesawLoss(BatchLoss):
         self.counts: Tensor
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
 
+    def running_shares(self) -> dict[str, Tensor]:
+        """``mitigated_cells``: of the class cells ``j != i`` of all foreground rows seen, those whose ``M_ij`` is below
+        1 with the counts as they are. What is compensated depends on the scores of each step, which are not kept."""
+        if self.p == 0 or self.num_classes == 1:
+            return {}
+        counts = self.counts.clamp(min=1)
+        rarer = torch.searchsorted(counts.sort().values, counts)  # classes with a smaller count, (C,)
+        cells = self.counts.sum().clamp(min=1) * (self.num_classes - 1)
+        return {"mitigated_cells": (self.counts * rarer).sum().double() / cells}
+
     @property
     def num_logits(self) -> int:
         """C + 2: the classes, foreground, background."""

@@ -125,3 +125,14 @@ def describe_losses(model: nn.Module) -> list[str]:
     losses = [module for module in model.modules() if isinstance(module, ClassificationLoss)]
     facts = [(type(loss).__name__, loss.acts_on()) for loss in losses]
     return list(dict.fromkeys(f"{name}: {fact}" for name, fact in facts if fact is not None))
+
+
+def running_shares(model: nn.Module) -> dict[str, float]:
+    """What the classification losses of the model act on as their state stands, for the curves: ``share/<name>``, with
+    the number of the loss behind it where there are several. Waits for the device."""
+    losses = [module for module in model.modules() if isinstance(module, ClassificationLoss)]
+    return {
+        f"share/{name}" + (f"_{number}" if len(losses) > 1 else ""): float(value)
+        for number, loss in enumerate(losses)
+        for name, value in loss.running_shares().items()
+    }

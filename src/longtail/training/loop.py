@@ -21,6 +21,7 @@ from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
 from longtail.training.class_losses import class_loss_round
 from longtail.training.class_tables import ClassTables, mean_scores
+from longtail.training.describe import running_shares
 from longtail.training.metrics_log import MetricsLog
 from longtail.training.norms import average_norm_statistics
 from longtail.training.passes import run_pass
@@ -182,6 +183,7 @@ def train_stage(
                 dropped = int(sum_over_ranks(torch.tensor(dropped)))
                 extra = {"dropped_objects": float(dropped)} if dropped else {}  # lost their area to the augmentation
                 values = {"lr": optimiser.param_groups[0]["lr"], "loss": total, **means, **extra}
+                values |= running_shares(detector) if log is not None else {}
                 report(log, stage, cursor.step, values)
                 text = f"loss {total:.3f}"
                 sums, summed, dropped = {}, 0, 0
