@@ -72,3 +72,8 @@ def check_regions(
         )
     if isinstance(loss, ClassificationDistillationSpec) and loss.align == "matched":
         raise UsageError(f"stage {stage.name!r}: regions are the same for both; say align=index")
+    if isinstance(loss, ClassificationDistillationSpec) and stage.classification_loss.type == "group_softmax":
+        raise UsageError(
+            f"stage {stage.name!r}: {loss.type} compares one logit per class, but groups of classes have logits of "
+            "their own; use another classification loss, or region_features alone"
+        )
