@@ -87,6 +87,17 @@ def test_rows_come_from_their_class_with_their_boxes() -> None:
     assert (found.image_index == -1).all()
 
 
+def test_classes_with_an_empty_queue_give_nothing() -> None:
+    """The first class is drawn first, since draws are sorted, and has nothing to give."""
+    memory = FeatureMemory(C, MeanScore(C), classes=30, count=2)
+    found = step(memory, image(1, 2))
+    assert found is not None
+    assert set(found.labels.tolist()) == {1, 2}
+    assert 20 <= len(found.labels) < 60  # the third of the draws that were for the empty queue is lost
+    assert found.features.isfinite().all()
+    assert all(left[0] == 10.0 + 40 * (label - 1) for label, left in zip(found.labels, found.gt_boxes, strict=True))
+
+
 @pytest.mark.parametrize("guided", ["score", "instances"])
 def test_weak_classes_are_drawn_in_proportion_to_the_inverse(guided: str) -> None:
     values = torch.tensor([0.5, 0.25, 0.05])
