@@ -137,4 +137,4 @@ def over_epochs(axes: Axes, rows: Sequence[Mapping[str, str]], column: str) -> N
         if before[0] != after[0]:
             axes.axvline(number + 0.5, color="black", linewidth=0.6, linestyle=":")
     axes.set_xlabel("ends of epochs and stages")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
