@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from longtail.build.detector import backbone, head, mask_arguments, two_stage_arguments
+from longtail.build.detector import head, mask_arguments, two_stage_arguments
+from longtail.build.features import backbone
 from longtail.build.replay import check_stages, draw_in_stages
 from longtail.build.samplers import region_sampler
 from longtail.data import ClassStatistics

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from longtail.build.detector import classifier, pyramid_backbone, stage_classifier
+from longtail.build.detector import classifier, stage_classifier
+from longtail.build.features import pyramid_backbone
 from longtail.build.losses import classification_loss
 from longtail.build.replay import check_stages, mean_score, replay_parts
 from longtail.data import ClassStatistics
 from longtail.models.cifar import CifarResNet, small_resnet34
 from longtail.models.image_classifier import ImageClassifier, PictureHead
 from longtail.models.picture_backbones import PictureBackbone, pooled
-from longtail.schema import StageSpec, UsageError
-from longtail.schema import detector as detectors
+from longtail.schema import StageSpec, UsageError, features
 from longtail.schema import image_classifier as specs
 
 
@@ -50,7 +50,7 @@ def build_classifier(
 
 
 def picture_backbone(
-    spec: specs.CifarNetwork | detectors.ResNet | detectors.Timm, *, pretrained: bool, trust: bool
+    spec: specs.CifarNetwork | features.ResNet | features.Timm, *, pretrained: bool, trust: bool
 ) -> PictureBackbone:
     """The network below the classifier."""
     match spec:
@@ -59,5 +59,5 @@ def picture_backbone(
         case specs.CifarNetwork():
             network = CifarResNet(int(spec.name.removeprefix("cifar_resnet")))
             return PictureBackbone(network, network.out_features)
-        case detectors.ResNet() | detectors.Timm():
-            return pooled(pyramid_backbone(spec, detectors.FPN(), pretrained=pretrained, trust=trust))
+        case features.ResNet() | features.Timm():
+            return pooled(pyramid_backbone(spec, features.FPN(), pretrained=pretrained, trust=trust))

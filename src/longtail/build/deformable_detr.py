@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from longtail.build.detector import classifier, pyramid_backbone, stage_classifier
+from longtail.build.detector import classifier, stage_classifier
+from longtail.build.features import pyramid_backbone
 from longtail.build.losses import classification_loss
 from longtail.data import ClassStatistics
 from longtail.models import DeformableDETR, ImageBatcher, deformable_detr
 from longtail.models.postprocess import Inference
-from longtail.schema import StageSpec, UsageError, parts
+from longtail.schema import StageSpec, UsageError, features, parts
 from longtail.schema import detector as specs
 from longtail.schema import losses as loss_specs
 from longtail.schema.recipe import Images
@@ -36,7 +37,7 @@ def build_deformable_detr(
         LongtailError: pretrained weights that cannot be had.
     """
     refuse_foreign_parts(stage)
-    pyramid = pyramid_backbone(model.backbone, specs.FPN(channels=8), pretrained=pretrained, trust=trust)
+    pyramid = pyramid_backbone(model.backbone, features.FPN(channels=8), pretrained=pretrained, trust=trust)
     loss = classification_loss(stage.classification_loss, statistics)
     return deformable_detr(
         pyramid,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from longtail.build.detector import backbone, batcher, inference, matcher
+from longtail.build.detector import batcher, inference, matcher
+from longtail.build.features import backbone
 from longtail.build.losses import box_loss, classification_loss
 from longtail.data import ClassStatistics
 from longtail.losses import ClassificationLoss

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from longtail.build.detector import backbone, batcher, proposals
+from longtail.build.detector import batcher, proposals
+from longtail.build.features import backbone
 from longtail.data import ClassStatistics
 from longtail.models.proposals import TopN
 from longtail.models.proposer import ProposalDetector, Proposer
-from longtail.schema import StageSpec, UsageError, dense, parts
+from longtail.schema import StageSpec, UsageError, dense, features, parts
 from longtail.schema import detector as specs
 from longtail.schema.recipe import Images
 
@@ -22,7 +23,7 @@ def build_proposer(
     """The proposal network of a two-stage detector alone, on a plain feature pyramid of the neck's width and norm, so
     that detectors that differ in neck and heads can share its proposals; arguments as for
     :func:`~longtail.build.detector.build_rcnn`."""
-    neck = specs.FPN(channels=model.neck.channels, norm=model.neck.norm)
+    neck = features.FPN(channels=model.neck.channels, norm=model.neck.norm)
     pyramid = backbone(model.backbone, neck, pretrained=pretrained, trust=trust)
     network = proposals(model.proposals, pyramid, statistics)
     return Proposer(preprocess=batcher(model, pyramid, images), backbone=pyramid, rpn=network)

@@ -6,17 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from longtail.schema.detector import (
-    FPN,
-    BackboneSpec,
-    DetectorPart,
-    Inference,
-    MatcherSpec,
-    ModelPart,
-    NeckSpec,
-    Proposals,
-    ResNet,
-)
+from longtail.schema.detector import DetectorPart, Inference, MatcherSpec, ModelPart, Proposals
+from longtail.schema.features import FPN, BackboneSpec, NeckSpec, ResNet
 from longtail.schema.parts import Part, named
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from longtail.schema.detector import AdjustSpec, ModelPart, ResNet, Timm, backbone_by_name
+from longtail.schema.detector import AdjustSpec, ModelPart
+from longtail.schema.features import ResNet, Timm, backbone_by_name
 from longtail.schema.parts import Part
 
 CIFAR_NETWORKS = ("cifar_resnet20", "cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet34")
