@@ -38,6 +38,13 @@ def test_the_table_of_the_knowledge_transfer():
     assert found.copies(found.generator(0))[[0, 1, 5, 11]].tolist() == [30, 8, 1, 1]  # exactly 30, not 31
 
 
+def test_whole_factors_stay_whole() -> None:
+    """0.05 / (5 / 700) is a little more than 7 in floating point."""
+    found = sampler([5], 700, [5], edges=(9,), thresholds=(0.05, 0.0), exponents=(1.0, 1.0))
+    assert found.factors.class_factors[0] > 7
+    assert found.copies(found.generator(0))[0] == 7
+
+
 def test_groups_are_those_of_the_whole_training_set():
     """The same pictures, but the class has more images elsewhere."""
     for count, factor in ((10, 30.0), (11, 30.0), (29, 30.0), (30, 1.0), (101, 1.0)):

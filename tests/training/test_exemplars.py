@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from longtail.schema import DataError, Recipe, UsageError, load_recipe
 from longtail.schema.stepwise import HeadDominant, TailDominant
 from longtail.training import api, exemplars, loop
 from longtail.training.assemble import model_from_checkpoint
-from longtail.training.exemplars import SCORES, exemplar_data, learned, score_objects
+from longtail.training.exemplars import SCORES, exemplar_data, learned, score_objects, scores_file
 from longtail.training.material import TrainingData
 from longtail.training.progress import Silent
+from longtail.training.run_directory import RunDirectory
 
 FAST = [
     "scale=tiny", "model.backbone=tiny32", "model.channels=64", "model.hidden=64", "model.encoder_layers=1",
@@ -101,7 +101,7 @@ def test_every_step_starts_from_the_one_before_and_trains_what_it_says(whole: Pa
     assert "group repeat factor" in log
 
 
-@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize("at", [1, 5, 7])
 def test_cut_off_in_any_step(
     at: int, whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,19 +122,29 @@ def test_cut_off_in_any_step(
     same_run(tmp_path / "cut", whole)
 
 
-def test_cut_off_while_scoring(
-    whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_scores_of_the_last_stage_that_made_some(tmp_path: Path) -> None:
+    what = recipe("stepwise", "stages.head-expert.passes_after=[exemplar_scores]")
+    folders = [scores_file(what, index, RunDirectory(tmp_path)).parent.name for index in (1, 2)]
+    assert folders == ["1-set-prediction", "2-head-expert"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_cut_off_while_scoring_or_just_after(
+    written: bool, whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ObjectScores.write
+    original, score = ObjectScores.write, exemplars.score_objects
 
     def dying(*arguments: Any) -> None:
+        if written:
+            original(*arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ObjectScores, "write", dying)
     with pytest.raises(KeyboardInterrupt):
         run(small_set, tmp_path / "cut", recipe())
-    assert not list((tmp_path / "cut").rglob(SCORES))
+    assert len(list((tmp_path / "cut").rglob(SCORES))) == written
     monkeypatch.setattr(ObjectScores, "write", original)
+    monkeypatch.setattr(exemplars, "score_objects", None if written else score)
     api.resume(tmp_path / "cut")
     same_run(tmp_path / "cut", whole)
 
@@ -148,11 +158,9 @@ def same_run(one: Path, other: Path) -> None:
     assert (one / scores).read_bytes() == (other / scores).read_bytes()
 
 
-def test_scores_are_made_once(whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: Any) -> None:
-    """Those of another run are taken where they are named; a run that has them makes none."""
-    shutil.copytree(whole, tmp_path / "copy")
+def test_scores_of_another_run(whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: Any) -> None:
+    """Those of another run are taken where they are named."""
     monkeypatch.setattr(exemplars, "score_objects", None)
-    api.resume(tmp_path / "copy")
     table = whole / "stages" / "1-set-prediction" / SCORES
     what = recipe(
         "stepwise-ft", f"stages.head-expert.exemplars.scores={table}", "stages.set-prediction.passes_after=[]"
