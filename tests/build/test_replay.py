@@ -44,10 +44,19 @@ def test_every_option_arrives() -> None:
 
 
 def test_says_how_many_classes_are_targeted() -> None:
-    said = describe_replay([parts.ObjectMemory(max_images=31), parts.ObjectMemory(classes=("cat",))], STATISTICS)
-    assert said == [
-        "replay: object_memory acts on 2 of 4 classes (at most 31 images): 0 rare, 2 common, 0 frequent",
-        "replay: object_memory acts on 1 of 4 classes (named): 0 rare, 0 common, 1 frequent",
+    specs = [
+        parts.ObjectMemory(max_images=31),
+        parts.ObjectMemory(classes=("cat",), draw="random"),
+        parts.ObjectMemory(classes=("cat",), source="current", count=5),
+        parts.InterpolatedFeatures(classes=("cat",)),
+    ]
+    named = "acts on 1 of 4 classes (named): 0 rare, 0 common, 1 frequent"
+    assert describe_replay(specs, STATISTICS) == [
+        "replay: object_memory acts on 2 of 4 classes (at most 31 images): 0 rare, 2 common, 0 frequent; replays at "
+        "most 20 rows of each in the step, the newest of its last 60",
+        f"replay: object_memory {named}; replays at most 20 rows of each in the step, drawn of its last 60",
+        f"replay: object_memory {named}; repeats 5 rows of each in the step",
+        f"replay: interpolated_features {named}",
     ]
 
 
@@ -101,9 +110,11 @@ def test_virtual_features_get_every_option() -> None:
 
 
 def test_says_how_many_virtual_features_are_drawn() -> None:
-    specs = [parts.VirtualFeatures(scale=2), parts.VirtualFeatures(raise_factor=1, lower_factor=1)]
+    static = parts.VirtualFeatures(raise_factor=1, lower_factor=1, warmup_images=30, stages=(0, 2))
+    specs = [parts.VirtualFeatures(scale=2), static]
     assert describe_replay(specs, STATISTICS) == [
         "replay: virtual_features draws 1.97 rows per step at first (0 % rare, 93 % common, 7 % frequent), adapted by "
-        "fisher_dbscan",
-        "replay: virtual_features draws 1 rows per step at first (0 % rare, 93 % common, 7 % frequent), static",
+        "fisher_dbscan, after 220 images for the moments alone",
+        "replay: virtual_features draws 1 rows per step at first (0 % rare, 93 % common, 7 % frequent), static, after "
+        "30 images for the moments alone, in stages [0, 2] of the cascade",
     ]

@@ -1,5 +1,7 @@
 """What a run says before a stage of the classes its parts act on."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -12,7 +14,10 @@ from longtail.losses import (
     SeesawLoss,
     SoftmaxCrossEntropy,
 )
-from longtail.training.describe import describe_losses, running_shares
+from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
+from longtail.schema.stage import Schedule
+from longtail.training.describe import describe_losses, describe_passes, running_shares
+from longtail.training.stage import Stage
 
 FREQUENCY = torch.tensor([0.5, 0.1, 0.02, 0.01])
 
@@ -54,3 +59,29 @@ def test_running_shares_are_named_by_loss_where_there_are_several() -> None:
     assert running_shares(nn.ModuleList([seesaw])) == {"share/mitigated_cells": 0.6666666666666666}
     both = running_shares(nn.ModuleList([seesaw, EqualizationLossV2(3)]))
     assert both == {"share/mitigated_cells_0": 0.6666666666666666, "share/spared_classes_1": 0.0}
+
+
+def test_passes_say_on_what_and_how_often() -> None:
+    nothing: Any = None
+    stage = Stage(
+        name="one",
+        model=nothing,
+        optimiser=nothing,
+        schedule=Schedule(images=1920, batch_size=4),
+        steps=480,
+        dataset=nothing,
+        sampler=nothing,
+        epoch_images=600,
+        passes_before=(UpdateState(per_class=5), UpdateState(), ValidationLoss(images=9)),
+        passes_after_epoch=(ClassLosses(), ClassLosses(source="val", images=8)),
+        round_images=180,
+    )
+    assert describe_passes(stage) == [
+        "before: update_state on 5 training pictures of every class and process",
+        "before: update_state on all training pictures",
+        "before: validation_loss on at most 9 validation pictures",
+        "every 180 images, 10 times in 480 steps: class_losses on all held-out pictures",
+        "every 180 images, 10 times in 480 steps: class_losses on at most 8 validation pictures",
+    ]
+    stage.round_images = 0
+    assert describe_passes(stage)[3] == "every 600 images, 3 times in 480 steps: class_losses on all held-out pictures"

@@ -240,7 +240,8 @@ def describe_part(spec: parts.ReplaySpec, statistics: ClassStatistics) -> str:
             group = statistics.group[chosen].tolist()
             kind = "named" if spec.classes else f"at most {spec.max_images} images"
             groups = f"{group.count('r')} rare, {group.count('c')} common, {group.count('f')} frequent"
-            return f"acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}"
+            line = f"acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}"
+            return f"{line}; {describe_rows(spec)}" if isinstance(spec, parts.ObjectMemory) else line
         case parts.ExchangedMoments():
             return f"changes objects' features in {100 * spec.probability:g} % of the steps"
         case parts.MeanScores():
@@ -258,6 +259,14 @@ def describe_part(spec: parts.ReplaySpec, statistics: ClassStatistics) -> str:
             return describe_virtual(spec, statistics)
 
 
+def describe_rows(spec: parts.ObjectMemory) -> str:
+    """Which rows an object memory adds."""
+    if spec.source == "current":
+        return f"repeats {spec.count} rows of each in the step"
+    which = "the newest" if spec.draw == "newest" else "drawn"
+    return f"replays at most {spec.count} rows of each in the step, {which} of its last {spec.capacity}"
+
+
 def describe_virtual(spec: parts.VirtualFeatures, statistics: ClassStatistics) -> str:
     """How many virtual features are drawn, and which groups of classes get them."""
     chance = initial_probabilities(
@@ -269,4 +278,9 @@ def describe_virtual(spec: parts.VirtualFeatures, statistics: ClassStatistics) -
         for letter, name in (("r", "rare"), ("c", "common"), ("f", "frequent"))
     ]
     how = f"adapted by {spec.grouping}" if spec.adapts else "static"
-    return f"draws {total:.3g} rows per step at first ({', '.join(shares)}), {how}"
+    images = spec.warmup_epochs * statistics.num_images if spec.warmup_images is None else spec.warmup_images
+    where = "" if spec.stages == "all" else f", in stages {list(spec.stages)} of the cascade"
+    return (
+        f"draws {total:.3g} rows per step at first ({', '.join(shares)}), {how}, after {images:g} images for the "
+        f"moments alone{where}"
+    )

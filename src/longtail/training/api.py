@@ -21,7 +21,7 @@ from longtail.training.assemble import assemble_stage, refuse_early
 from longtail.training.checking import check_data
 from longtail.training.checkpoint import Cursor, Identity
 from longtail.training.class_tables import ClassTables
-from longtail.training.describe import describe_losses, describe_run, describe_sampler
+from longtail.training.describe import describe_losses, describe_passes, describe_run, describe_sampler
 from longtail.training.evaluating import evaluate, evaluate_model, predict, write_results
 from longtail.training.exemplars import stage_data, write_run_scores
 from longtail.training.loop import train_stage
@@ -218,8 +218,8 @@ def _run(
                 if first and keeps_start(spec):
                     checkpoints.write_checkpoint(start, stage.model, identity)
             lines = describe_sampler(stage.sampler, own.table, data.statistics, spec.schedule)
-            lines += describe_losses(stage.model)
-            for line in [*chosen_lines, *lines, *describe_replay(spec.replay, data.statistics)]:
+            lines += [*describe_losses(stage.model), *describe_replay(spec.replay, data.statistics)]
+            for line in [*chosen_lines, *lines, *describe_passes(stage)]:
                 say(line)
             if resumed:
                 assert folder is not None

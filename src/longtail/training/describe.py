@@ -14,9 +14,11 @@ from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.sources import RunPaths
 from longtail.losses import ClassificationLoss
 from longtail.sampling import ImageSampler, RepeatFactorSampler
+from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
 from longtail.training.material import TrainingData
 from longtail.training.schedule import total_images
+from longtail.training.stage import Stage
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 
@@ -136,3 +138,24 @@ def running_shares(model: nn.Module) -> dict[str, float]:
         for number, loss in enumerate(losses)
         for name, value in loss.running_shares().items()
     }
+
+
+def describe_passes(stage: Stage) -> list[str]:
+    """Which passes a stage has, and how many rounds of those between its steps."""
+    lines = [f"before: {work.type} on {pass_pictures(work)}" for work in stage.passes_before]
+    every, rounds = stage.round_images or stage.epoch_images, stage.rounds_after(stage.steps)
+    lines += [
+        f"every {every:g} images, {rounds} times in {stage.steps} steps: {work.type} on {pass_pictures(work)}"
+        for work in stage.passes_after_epoch
+    ]
+    return lines
+
+
+def pass_pictures(work: UpdateState | ValidationLoss | ClassLosses) -> str:
+    """The pictures of a pass, in words."""
+    if isinstance(work, UpdateState) and work.per_class:
+        return f"{work.per_class} training pictures of every class and process"
+    which = "training"
+    if not isinstance(work, UpdateState):
+        which = "held-out" if isinstance(work, ClassLosses) and work.source == "holdout" else "validation"
+    return f"{f'at most {work.images}' if work.images else 'all'} {which} pictures"
