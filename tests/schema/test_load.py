@@ -184,3 +184,12 @@ def test_intervals_are_in_one_unit() -> None:
     assert (by_epoch.epochs, by_epoch.images) == (2, None)
     with pytest.raises(UsageError, match="exactly one of `epochs` and `images`"):
         load_recipe("rfs", ["scale=lvis_v1", "stages.*.passes_every={images: 64, epochs: 1}"])
+
+
+def test_a_part_without_a_type_is_of_its_default_type():
+    recipe = load_recipe("baseline", ["scale=coco", "model.neck.balance=bfp", "stages.*.box_loss.beta=0.5"])
+    neck, box_loss = recipe.model.model_dump()["neck"], recipe.stages[0].box_loss.model_dump()
+    assert (neck["type"], neck["balance"]["type"]) == ("fpn", "bfp")
+    assert (box_loss["type"], box_loss["beta"]) == ("smooth_l1", 0.5)
+    with pytest.raises(UsageError, match="beta2"):
+        load_recipe("baseline", ["scale=coco", "stages.*.box_loss.beta2=0.5"])

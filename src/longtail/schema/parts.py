@@ -15,6 +15,20 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_types(cls, given: Any) -> Any:
+        """A part whose ``type`` is not said is of its default type: ``model.neck.balance=bfp`` changes the pyramid."""
+        if not isinstance(given, dict):
+            return given
+        known = {
+            name: getattr(cls.model_fields[name].default, "type", None) for name in given.keys() & cls.model_fields
+        }
+        return {
+            name: {"type": known[name], **value} if known.get(name) and isinstance(value, dict) else value
+            for name, value in given.items()
+        }
+
 
 def named(value: Any) -> Any:
     """Lets ``sampler: uniform`` stand for ``sampler: {type: uniform}``."""
