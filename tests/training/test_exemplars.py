@@ -24,6 +24,7 @@ from longtail.training.exemplars import SCORES, exemplar_data, learned, score_ob
 from longtail.training.material import TrainingData
 from longtail.training.progress import Silent
 from longtail.training.run_directory import RunDirectory
+from longtail.training.study_plan import go_on_from
 
 FAST = [
     "scale=tiny", "model.backbone=tiny32", "model.channels=64", "model.hidden=64", "model.encoder_layers=1",
@@ -163,6 +164,16 @@ def same_run(one: Path, other: Path) -> None:
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     scores = Path("stages") / "1-set-prediction" / SCORES
     assert (one / scores).read_bytes() == (other / scores).read_bytes()
+
+
+def test_a_row_of_a_study_goes_on_from_step_0_and_its_scores(
+    whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_set, tmp_path / "base", recipe("deformable-detr", "stages.set-prediction.passes_after=[exemplar_scores]"))
+    go_on_from(tmp_path / "base", tmp_path / "row", recipe())
+    monkeypatch.setattr(exemplars, "score_objects", None)
+    run(small_set, tmp_path / "row", recipe(), resume=True)
+    same_run(tmp_path / "row", whole)
 
 
 def test_scores_of_another_run(whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: Any) -> None:
