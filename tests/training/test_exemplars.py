@@ -24,6 +24,7 @@ from longtail.training.exemplars import SCORES, exemplar_data, learned, score_ob
 from longtail.training.material import TrainingData
 from longtail.training.progress import Silent
 from longtail.training.run_directory import RunDirectory
+from longtail.training.study_plan import go_on_from
 
 FAST = [
     "scale=tiny", "model.backbone=tiny32", "model.channels=64", "model.hidden=64", "model.encoder_layers=1",
@@ -31,11 +32,18 @@ FAST = [
     "groups.edges=[5, 25]", "stages.*.schedule.images=12", "stages.*.schedule.batch_size=4",
     "evaluation.batch_size=8",
 ]  # fmt: skip
+# classes of the small set that have six images are head classes there
+TRANSFER = [
+    "stages.knowledge-transfer.auxiliary_losses="
+    "[{type: masked_features, head_min_images: 6}, {type: classification_distillation, head_min_images: 6}]",
+    "stages.knowledge-transfer.exemplars.edges=[6]",
+]
 TRAINABLE = ("transformer.input_proj.", "class_embed.")
 
 
 def recipe(name: str = "stepwise", *overrides: str) -> Recipe:
-    return load_recipe(name, [*FAST, *overrides])
+    own = TRANSFER if name in ("stepwise", "stepwise-kt") else []
+    return load_recipe(name, [*FAST, *own, *overrides])
 
 
 def run(made: GeneratedSet, out: Path, what: Recipe, **options: Any) -> api.RunResult:
@@ -93,9 +101,9 @@ def test_every_step_starts_from_the_one_before_and_trains_what_it_says(whole: Pa
         assert all(name.startswith(TRAINABLE) for name in changed)
         assert {name.split(".")[1] for name in changed if name.startswith("class_embed")} == {"0", "1", "2"}
         assert {name.split(".")[2] for name in changed if name.startswith("transformer")} == {"0", "1", "2", "3"}
-    values = (whole / "metrics.csv").read_text()
-    assert "loss_masked_features" in values
-    assert "loss_classification_distillation" in values
+    values = [line.split(",") for line in (whole / "metrics.csv").read_text().splitlines()]
+    for name in ("loss_masked_features", "loss_classification_distillation"):
+        assert any(float(row[-1]) > 0 for row in values if row[3] == name), name
     log = (whole / "log.txt").read_text()
     assert "exemplars: " in log
     assert "group repeat factor" in log
@@ -156,6 +164,16 @@ def same_run(one: Path, other: Path) -> None:
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     scores = Path("stages") / "1-set-prediction" / SCORES
     assert (one / scores).read_bytes() == (other / scores).read_bytes()
+
+
+def test_a_row_of_a_study_goes_on_from_step_0_and_its_scores(
+    whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_set, tmp_path / "base", recipe("deformable-detr", "stages.set-prediction.passes_after=[exemplar_scores]"))
+    go_on_from(tmp_path / "base", tmp_path / "row", recipe())
+    monkeypatch.setattr(exemplars, "score_objects", None)
+    run(small_set, tmp_path / "row", recipe(), resume=True)
+    same_run(tmp_path / "row", whole)
 
 
 def test_scores_of_another_run(whole: Path, small_set: GeneratedSet, tmp_path: Path, monkeypatch: Any) -> None:
