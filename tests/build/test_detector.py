@@ -17,8 +17,10 @@ from longtail.data.scenes import GeneratedSet
 from longtail.models import ResamplingNMS
 from longtail.schema import UsageError, load_recipe
 from longtail.schema import losses as specs
+from longtail.schema.classifiers import ClassifierSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec
-from longtail.schema.parts import ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
+from longtail.schema.replay import ReplaySpec
+from longtail.schema.samplers import RegionSamplerSpec, SamplerSpec
 
 SMALL = [
     "scale=tiny",

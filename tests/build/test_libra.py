@@ -11,7 +11,8 @@ from longtail.data import ClassStatistics
 from longtail.losses import BucketedReweightingLoss, LGRCrossEntropy, LGRL1Loss
 from longtail.models import PAFPN, BalancedFeaturePyramid, EmbeddedGaussian
 from longtail.sampling import ClassBalancedPositives, InstanceBalancedPositives, IoUBalancedNegatives, RandomRegions
-from longtail.schema import UsageError, load_recipe, parts
+from longtail.schema import UsageError, load_recipe
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.losses import Bucketed
 
 SMALL = ["scale=tiny", "model.backbone=tiny32", "model.neck.channels=8", "model.regions.channels=16",
@@ -76,7 +77,7 @@ def test_a_change_of_the_pyramid_keeps_the_scale_and_the_balance():
     ],
 )
 def test_positives_and_negatives_combine(positives, kind):
-    spec = parts.IoUBalanced(
+    spec = sampler_specs.IoUBalanced(
         count=20, positives=positives, negatives_per_positive=5, num_bins=4, interval="max_iou",
         zero_iou="last_resort", fill="uniform", floor_iou=0.1, floor_fraction=0.2,
     )  # fmt: skip
@@ -93,7 +94,7 @@ def test_positives_and_negatives_combine(positives, kind):
 
 def test_a_floor_above_the_negatives_is_refused():
     with pytest.raises(UsageError, match=r"negative below 0\.3"):
-        region_sampler(parts.IoUBalanced(floor_iou=0.3), negative_iou=0.3)
+        region_sampler(sampler_specs.IoUBalanced(floor_iou=0.3), negative_iou=0.3)
 
 
 def test_buckets_follow_the_count_that_is_named():

@@ -13,7 +13,9 @@ from longtail.data import ClassStatistics
 from longtail.losses import EquilibriumLoss, MeanScore
 from longtail.models.mask_predictors import NormalisedMaskPredictor
 from longtail.replay import FeatureMemory
-from longtail.schema import UsageError, load_recipe, parts
+from longtail.schema import UsageError, load_recipe
+from longtail.schema import passes as pass_specs
+from longtail.schema import replay as replay_specs
 from longtail.training.trainable import freeze
 
 STATISTICS = ClassStatistics(
@@ -45,9 +47,9 @@ def test_published_settings(name: str, scale: str) -> None:
         assert (stage.optimiser.lr, stage.sampler.type) == (0.02, "uniform")
     assert (first.classification_loss.type, first.replay) == ("softmax", ())
     assert second.classification_loss.type == ("equilibrium" if name in ("loce", "loce-ebl") else "softmax")
-    memory = [parts.FeatureMemory(classes=8, count=4, capacity=80)] if name in ("loce", "loce-mfs") else []
-    assert list(second.replay) == [*memory, parts.MeanScores(alpha=0.9, background=0.01, initial=0.01)]
-    filling = (parts.UpdateState(per_class=5),)
+    memory = [replay_specs.FeatureMemory(classes=8, count=4, capacity=80)] if name in ("loce", "loce-mfs") else []
+    assert list(second.replay) == [*memory, replay_specs.MeanScores(alpha=0.9, background=0.01, initial=0.01)]
+    filling = (pass_specs.UpdateState(per_class=5),)
     assert second.passes_before == (() if name == "loce-control" else filling)
     assert recipe.model.masks.predictor == "normalised"
 

@@ -10,7 +10,9 @@ from longtail.build.replay import describe_replay, replay_parts, targeted
 from longtail.data import ClassStatistics
 from longtail.replay import ObjectMemory, VirtualFeatures
 from longtail.replay.virtual_features import initial_probabilities
-from longtail.schema import UsageError, load_recipe, parts
+from longtail.schema import UsageError, load_recipe
+from longtail.schema import classifiers as classifier_specs
+from longtail.schema import replay as replay_specs
 from longtail.schema.stage import Schedule
 
 STATISTICS = ClassStatistics(
@@ -23,32 +25,37 @@ STATISTICS = ClassStatistics(
 
 
 def test_targeted_by_images_or_by_name() -> None:
-    assert targeted(parts.ObjectMemory(), STATISTICS).tolist() == [False, True, False, False]
-    assert targeted(parts.ObjectMemory(max_images=31), STATISTICS).tolist() == [False, True, False, True]
-    assert targeted(parts.ObjectMemory(classes=("fox", "cat")), STATISTICS).tolist() == [True, False, False, True]
+    assert targeted(replay_specs.ObjectMemory(), STATISTICS).tolist() == [False, True, False, False]
+    assert targeted(replay_specs.ObjectMemory(max_images=31), STATISTICS).tolist() == [False, True, False, True]
+    assert targeted(replay_specs.ObjectMemory(classes=("fox", "cat")), STATISTICS).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="no class 'dgo'; did you mean 'dog'"):
-        replay_parts([parts.ObjectMemory(classes=("cat", "dgo"))], STATISTICS, feature_size=8)
+        replay_parts([replay_specs.ObjectMemory(classes=("cat", "dgo"))], STATISTICS, feature_size=8)
 
 
 def test_every_option_arrives() -> None:
-    spec = parts.ObjectMemory(source="bank", count=3, capacity=7, draw="random", storage="cpu", lazy=False)
+    spec = replay_specs.ObjectMemory(source="bank", count=3, capacity=7, draw="random", storage="cpu", lazy=False)
     part = replay_parts([spec], STATISTICS, feature_size=8)[0]
     assert isinstance(part, ObjectMemory)
     assert (part.count, part.capacity, part.draw, part.source) == (3, 7, "random", "bank")
     assert part.bank is not None
     assert (part.bank.storage, part.bank.lazy, part.bank.slots.shape) == ("cpu", False, (1, 7))
-    assert replay_parts([parts.ObjectMemory(source="current")], STATISTICS, feature_size=8)[0].bank is None
+    assert replay_parts([replay_specs.ObjectMemory(source="current")], STATISTICS, feature_size=8)[0].bank is None
 
 
 def test_says_how_many_classes_are_targeted() -> None:
     specs = [
-        parts.ObjectMemory(max_images=31),
-        parts.ObjectMemory(classes=("cat",), draw="random"),
-        parts.ObjectMemory(classes=("cat",), source="current", count=5),
-        parts.InterpolatedFeatures(classes=("cat",)),
+        replay_specs.ObjectMemory(max_images=31),
+        replay_specs.ObjectMemory(classes=("cat",), draw="random"),
+        replay_specs.ObjectMemory(classes=("cat",), source="current", count=5),
+        replay_specs.InterpolatedFeatures(classes=("cat",)),
     ]
     named = "acts on 1 of 4 classes (named): 0 rare, 0 common, 1 frequent"
     assert describe_replay(specs, STATISTICS) == [
@@ -67,15 +74,15 @@ def test_says_how_many_classes_are_targeted() -> None:
 def test_published_settings(name: str, sampler: str, loss: str) -> None:
     recipe = load_recipe(name, scale="lvis_v0.5")
     stage = recipe.stages[0]
-    assert stage.replay == (parts.ObjectMemory(count=20, capacity=60, max_images=30),)
+    assert stage.replay == (replay_specs.ObjectMemory(count=20, capacity=60, max_images=30),)
     assert (stage.sampler.type, stage.classification_loss.type) == (sampler, loss)
-    assert recipe.model.classifier == parts.Cosine(scale=48.0)
+    assert recipe.model.classifier == classifier_specs.Cosine(scale=48.0)
     tiny = load_recipe(name, scale="tiny").stages[0].replay[0]
     assert (tiny.count, tiny.capacity) == (4, 20)
 
 
 def test_virtual_features_get_every_option() -> None:
-    spec = parts.VirtualFeatures(
+    spec = replay_specs.VirtualFeatures(
         scale=2,
         power=0.5,
         loss_weight=0.3,
@@ -105,13 +112,13 @@ def test_virtual_features_get_every_option() -> None:
     moments = part.moments
     assert (moments.momentum, moments.moment, moments.single_sample, moments.sync) == (0.2, "std", "skip", False)
     assert moments.mean.shape == (4, 6)
-    by_images = parts.VirtualFeatures(warmup_images=30)
+    by_images = replay_specs.VirtualFeatures(warmup_images=30)
     assert replay_parts([by_images], STATISTICS, feature_size=6, schedule=schedule)[0].warmup_steps == 8
 
 
 def test_says_how_many_virtual_features_are_drawn() -> None:
-    static = parts.VirtualFeatures(raise_factor=1, lower_factor=1, warmup_images=30, stages=(0, 2))
-    specs = [parts.VirtualFeatures(scale=2), static]
+    static = replay_specs.VirtualFeatures(raise_factor=1, lower_factor=1, warmup_images=30, stages=(0, 2))
+    specs = [replay_specs.VirtualFeatures(scale=2), static]
     assert describe_replay(specs, STATISTICS) == [
         "replay: virtual_features draws 1.97 rows per step at first (0 % rare, 93 % common, 7 % frequent), adapted by "
         "fisher_dbscan, after 220 images for the moments alone",

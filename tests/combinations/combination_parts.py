@@ -28,12 +28,14 @@ from longtail.models.classifiers import Classifier
 from longtail.replay import FeatureReplay
 from longtail.sampling import RandomRegions, RegionSampler
 from longtail.schema import UsageError, load_recipe
+from longtail.schema.classifiers import ClassifierSpec
 from longtail.schema.detector import DetectorPart
 from longtail.schema.explain import models_in
 from longtail.schema.features import NeckSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec
 from longtail.schema.model import MODELS
-from longtail.schema.parts import ClassifierSpec, RegionSamplerSpec, ReplaySpec, SamplerSpec
+from longtail.schema.replay import ReplaySpec
+from longtail.schema.samplers import RegionSamplerSpec, SamplerSpec
 
 CLASSES = 5
 Step = Callable[[], dict[str, Tensor]]

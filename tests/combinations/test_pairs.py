@@ -39,7 +39,7 @@ from longtail.sampling import ImageSampler, RegionSampler, SourceSampler
 from longtail.sampling.sources import WeightedSource
 from longtail.schema import UsageError
 from longtail.schema.explain import models_in
-from longtail.schema.parts import SamplerSpec
+from longtail.schema.samplers import SamplerSpec
 
 BY_NAME = {classifier.name: classifier for classifier in CLASSIFIERS}
 every_loss = pytest.mark.parametrize("case", LOSSES)

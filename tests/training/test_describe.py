@@ -14,7 +14,7 @@ from longtail.losses import (
     SeesawLoss,
     SoftmaxCrossEntropy,
 )
-from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
+from longtail.schema.passes import ClassLosses, UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
 from longtail.training.describe import describe_losses, describe_passes, running_shares
 from longtail.training.stage import Stage

@@ -10,7 +10,7 @@ import pytest
 
 from longtail.data.scenes import GeneratedSet
 from longtail.schema import Recipe
-from longtail.schema.parts import VirtualFeatures
+from longtail.schema.replay import VirtualFeatures
 from longtail.schema.study import load_study
 from longtail.training.api import train
 from longtail.training.study_plan import row_recipe, run_key

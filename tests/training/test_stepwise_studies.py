@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longtail.schema import Recipe
-from longtail.schema.parts import GroupRepeatFactor
+from longtail.schema.samplers import GroupRepeatFactor
 from longtail.schema.study import load_study
 from longtail.training.study_plan import row_recipe, run_key
 

@@ -8,9 +8,10 @@ from longtail.build.losses import classification_loss
 from longtail.data import ClassStatistics
 from longtail.models import DeformableDETR, ImageBatcher, deformable_detr
 from longtail.models.postprocess import Inference
-from longtail.schema import StageSpec, UsageError, features, parts
+from longtail.schema import StageSpec, UsageError, features
 from longtail.schema import detector as specs
 from longtail.schema import losses as loss_specs
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.recipe import Images
 
 
@@ -90,7 +91,7 @@ def refuse_foreign_parts(stage: StageSpec) -> None:
             "are matched with the objects of their own picture, so that a stored feature has no place among them; use "
             "replay with faster_rcnn or mask_rcnn, or replay=[] here"
         )
-    if not isinstance(stage.region_sampler, parts.Random):
+    if not isinstance(stage.region_sampler, sampler_specs.Random):
         raise UsageError(
             f"stage {stage.name!r} chooses regions by {stage.region_sampler.type!r}, but deformable_detr learns from "
             "all of its queries; use that with faster_rcnn or mask_rcnn, or region_sampler=random here"

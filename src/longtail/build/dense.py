@@ -11,7 +11,9 @@ from longtail.models.atss import ATSSMatcher
 from longtail.models.backbones import ExtraLevel
 from longtail.models.matching import Matcher
 from longtail.models.retinanet import RetinaNet, octaves, retinanet
-from longtail.schema import StageSpec, UsageError, dense, parts
+from longtail.schema import StageSpec, UsageError, dense
+from longtail.schema import classifiers as classifier_specs
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.recipe import Images
 
 EXTRA_LEVELS: dict[str, ExtraLevel] = {"none": None, "p5": "p6p7", "c5": "c6c7"}
@@ -94,12 +96,12 @@ def refuse_foreign_parts(model: dense.RetinaNet, stage: StageSpec, loss: Classif
             f"retinanet, which works with: {works}"
         )
     chosen = stage.classifier or model.classifier
-    if not isinstance(chosen, parts.Linear):
+    if not isinstance(chosen, classifier_specs.Linear):
         raise UsageError(
             f"stage {stage.name!r}: a retinanet classifies by a convolution, which is linear; the classifier "
             f"{chosen.type!r} takes features of regions; set it to linear, or use a two-stage detector"
         )
-    if not isinstance(stage.region_sampler, parts.Random):
+    if not isinstance(stage.region_sampler, sampler_specs.Random):
         raise UsageError(
             f"stage {stage.name!r}: a retinanet learns from all anchors, so the region sampler "
             f"{stage.region_sampler.type!r} has nothing to choose; leave it at random, or use a two-stage detector"

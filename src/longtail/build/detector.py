@@ -34,7 +34,8 @@ from longtail.models.preprocess import ImageBatcher
 from longtail.models.proposals import LevelNMS, ProposalFilter, ProposalNetwork, TopN
 from longtail.models.proposer import CachedProposals
 from longtail.models.rcnn import RCNN, ClassifierFactory, proposal_network
-from longtail.schema import StageSpec, UsageError, parts
+from longtail.schema import StageSpec, UsageError
+from longtail.schema import classifiers as classifier_specs
 from longtail.schema import detector as specs
 from longtail.schema.recipe import Images
 
@@ -145,7 +146,9 @@ def mask_arguments(model: specs.RCNN | specs.CascadeRCNN, pyramid: PyramidBackbo
     }
 
 
-def stage_classifier(model: specs.ModelPart, stage: StageSpec, loss: ClassificationLoss) -> parts.ClassifierSpec:
+def stage_classifier(
+    model: specs.ModelPart, stage: StageSpec, loss: ClassificationLoss
+) -> classifier_specs.ClassifierSpec:
     """The classifier of a stage.
 
     Raises:
@@ -157,7 +160,7 @@ def stage_classifier(model: specs.ModelPart, stage: StageSpec, loss: Classificat
             f"stage {stage.name!r}: the loss {stage.classification_loss.type!r} does not work with the classifier "
             f"{chosen.type!r}; it works with: {', '.join(sorted(loss.classifiers))}"
         )
-    if isinstance(loss, LDAMLoss) and chosen != parts.Cosine(scale=1, learn_norm=False):
+    if isinstance(loss, LDAMLoss) and chosen != classifier_specs.Cosine(scale=1, learn_norm=False):
         raise UsageError(
             f"stage {stage.name!r}: the loss 'ldam' takes plain cosines and scales them itself; set the classifier to "
             "{type: cosine, scale: 1, learn_norm: false}"
@@ -232,18 +235,18 @@ def head(spec: specs.RegionsPart, pyramid: PyramidBackbone) -> Callable[[], nn.M
             )
 
 
-def classifier(spec: parts.ClassifierSpec) -> ClassifierFactory:
+def classifier(spec: classifier_specs.ClassifierSpec) -> ClassifierFactory:
     """(in_features, num_logits) -> classifier."""
     match spec:
-        case parts.Linear():
+        case classifier_specs.Linear():
             return partial(LinearClassifier, std=spec.std)
-        case parts.Cosine():
+        case classifier_specs.Cosine():
             return partial(CosineClassifier, scale=spec.scale, learn_norm=spec.learn_norm)
-        case parts.NormedLinear():
+        case classifier_specs.NormedLinear():
             return partial(NormedLinear, temperature=spec.temperature, power=spec.power)
-        case parts.WeightScaling():
+        case classifier_specs.WeightScaling():
             return LearnableWeightScaling
-        case parts.Deconfounded():
+        case classifier_specs.Deconfounded():
             return partial(
                 DeconfoundedClassifier,
                 heads=spec.heads,

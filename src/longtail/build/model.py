@@ -14,7 +14,8 @@ from longtail.data import ClassStatistics
 from longtail.models import RCNN, BoxStage, CalibratedHead, adjust_logits, tau_normalise
 from longtail.models.adjustment import leave_logits
 from longtail.models.base import TrainableModel
-from longtail.schema import Recipe, StageSpec, UsageError, dense, parts
+from longtail.schema import Recipe, StageSpec, UsageError, dense
+from longtail.schema import classifiers as classifier_specs
 from longtail.schema import detector as specs
 from longtail.schema.image_classifier import ImageClassifier
 
@@ -74,7 +75,7 @@ def build_model(
             return queries
 
 
-def calibrated_head(spec: parts.Calibrated, box: BoxStage, statistics: ClassStatistics) -> CalibratedHead:
+def calibrated_head(spec: classifier_specs.Calibrated, box: BoxStage, statistics: ClassStatistics) -> CalibratedHead:
     """The second head of a region head; as it is built, both have the same fresh weights unless it starts anew."""
     tail = torch.as_tensor(statistics.instance_counts) < spec.tail_below
     prior = box.classification_loss.bias_prior

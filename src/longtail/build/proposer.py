@@ -7,8 +7,9 @@ from longtail.build.features import backbone
 from longtail.data import ClassStatistics
 from longtail.models.proposals import TopN
 from longtail.models.proposer import ProposalDetector, Proposer
-from longtail.schema import StageSpec, UsageError, dense, features, parts
+from longtail.schema import StageSpec, UsageError, dense, features
 from longtail.schema import detector as specs
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.recipe import Images
 
 
@@ -45,7 +46,7 @@ def build_proposal_detector(
         UsageError: the stage asks for what needs regions.
         LongtailError: pretrained weights that cannot be had.
     """
-    if stage.replay or not isinstance(stage.region_sampler, parts.Random):
+    if stage.replay or not isinstance(stage.region_sampler, sampler_specs.Random):
         raise UsageError(
             f"stage {stage.name!r}: a region_proposal_network has no region head for a region sampler or feature "
             "replay; set its own sampler, model.proposals.region_sampler"

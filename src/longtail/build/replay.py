@@ -22,7 +22,8 @@ from longtail.replay import (
     targeted_classes,
 )
 from longtail.replay.virtual_features import initial_probabilities
-from longtail.schema import StageSpec, UsageError, parts
+from longtail.schema import StageSpec, UsageError
+from longtail.schema import replay as replay_specs
 from longtail.schema.explain import nearest
 from longtail.schema.stage import Schedule
 
@@ -35,17 +36,17 @@ def mean_score(stage: StageSpec, statistics: ClassStatistics) -> MeanScore | Non
     Raises:
         UsageError: they are listed twice.
     """
-    listed = [spec for spec in stage.replay if isinstance(spec, parts.MeanScores)]
+    listed = [spec for spec in stage.replay if isinstance(spec, replay_specs.MeanScores)]
     if len(listed) > 1:
         raise UsageError(f"stage {stage.name!r} lists mean_score {len(listed)} times; give it once")
     guided = [stage.classification_loss, *stage.replay]
     if not listed and not any(getattr(part, "guide", "") == "score" for part in guided):
         return None
-    return follow(listed[0] if listed else parts.MeanScores(), statistics)
+    return follow(listed[0] if listed else replay_specs.MeanScores(), statistics)
 
 
 def replay_parts(
-    specs: Sequence[parts.ReplaySpec],
+    specs: Sequence[replay_specs.ReplaySpec],
     statistics: ClassStatistics,
     scores: MeanScore | None = None,
     *,
@@ -64,7 +65,7 @@ def replay_parts(
         UsageError: a targeted class that the data does not have.
     """
     found = [replay_part(spec, statistics, scores, feature_size=feature_size, schedule=schedule) for spec in specs]
-    listed = any(isinstance(spec, parts.MeanScores) for spec in specs)
+    listed = any(isinstance(spec, replay_specs.MeanScores) for spec in specs)
     return found if scores is None or listed else [*found, as_part(scores)]
 
 
@@ -79,7 +80,7 @@ def check_stages(stage: StageSpec, count: int) -> None:
         UsageError: names the stage that is missing.
     """
     for spec in stage.replay:
-        if isinstance(spec, parts.VirtualFeatures) and spec.stages != "all":
+        if isinstance(spec, replay_specs.VirtualFeatures) and spec.stages != "all":
             missing = [number for number in spec.stages if number >= count]
             if missing:
                 raise UsageError(
@@ -88,7 +89,7 @@ def check_stages(stage: StageSpec, count: int) -> None:
                 )
 
 
-def draw_in_stages(specs: Sequence[parts.ReplaySpec], heads: Sequence[Sequence[FeatureReplay]]) -> None:
+def draw_in_stages(specs: Sequence[replay_specs.ReplaySpec], heads: Sequence[Sequence[FeatureReplay]]) -> None:
     """Lets the virtual features of every region head of a cascade draw, or not, as their ``stages`` say.
 
     Args:
@@ -97,7 +98,7 @@ def draw_in_stages(specs: Sequence[parts.ReplaySpec], heads: Sequence[Sequence[F
     """
     for number, own in enumerate(heads):
         for spec, part in zip(specs, own, strict=False):  # scores that nothing lists come last
-            if isinstance(part, VirtualFeatures) and isinstance(spec, parts.VirtualFeatures):
+            if isinstance(part, VirtualFeatures) and isinstance(spec, replay_specs.VirtualFeatures):
                 part.draws = spec.stages == "all" or number in spec.stages
 
 
@@ -106,13 +107,13 @@ def as_part(scores: MeanScore) -> FeatureReplay:
     return cast("FeatureReplay", scores)
 
 
-def follow(spec: parts.MeanScores, statistics: ClassStatistics) -> MeanScore:
+def follow(spec: replay_specs.MeanScores, statistics: ClassStatistics) -> MeanScore:
     """New mean scores."""
     return MeanScore(statistics.num_classes, alpha=spec.alpha, background=spec.background, initial=spec.initial)
 
 
 def replay_part(
-    spec: parts.ReplaySpec,
+    spec: replay_specs.ReplaySpec,
     statistics: ClassStatistics,
     scores: MeanScore | None,
     *,
@@ -126,7 +127,7 @@ def replay_part(
     """
     classes = statistics.num_classes
     match spec:
-        case parts.ObjectMemory():
+        case replay_specs.ObjectMemory():
             return ObjectMemory(
                 classes,
                 targeted(spec, statistics),
@@ -137,7 +138,7 @@ def replay_part(
                 storage=spec.storage,
                 lazy=spec.lazy,
             )
-        case parts.InterpolatedFeatures():
+        case replay_specs.InterpolatedFeatures():
             return InterpolatedFeatures(
                 classes,
                 targeted(spec, statistics),
@@ -147,9 +148,9 @@ def replay_part(
                 storage=spec.storage,
                 lazy=spec.lazy,
             )
-        case parts.ExchangedMoments():
+        case replay_specs.ExchangedMoments():
             return ExchangedMoments(classes, probability=spec.probability, mixing=spec.mixing, norm=spec.norm)
-        case parts.TransferredFeatures():
+        case replay_specs.TransferredFeatures():
             return TransferredFeatures(
                 classes,
                 feature_size,
@@ -159,9 +160,9 @@ def replay_part(
                 momentum=spec.momentum,
                 covariance_momentum=spec.covariance_momentum,
             )
-        case parts.MeanScores():
+        case replay_specs.MeanScores():
             return as_part(follow(spec, statistics) if scores is None else scores)
-        case parts.FeatureMemory():
+        case replay_specs.FeatureMemory():
             guide = (
                 scores or MeanScore(classes) if spec.guide == "score" else torch.as_tensor(statistics.instance_counts)
             )
@@ -176,7 +177,7 @@ def replay_part(
                 storage=spec.storage,
                 lazy=spec.lazy,
             )
-        case parts.VirtualFeatures():
+        case replay_specs.VirtualFeatures():
             return VirtualFeatures(
                 classes,
                 feature_size,
@@ -200,7 +201,7 @@ def replay_part(
             )
 
 
-def warmup_steps(spec: parts.VirtualFeatures, statistics: ClassStatistics, schedule: Schedule) -> int:
+def warmup_steps(spec: replay_specs.VirtualFeatures, statistics: ClassStatistics, schedule: Schedule) -> int:
     """Forward passes that collect moments only."""
     images = spec.warmup_epochs * statistics.num_images if spec.warmup_images is None else spec.warmup_images
     return math.ceil(images * schedule.accumulate / schedule.batch_size)
@@ -211,7 +212,7 @@ def frequency_groups(statistics: ClassStatistics) -> Tensor:
     return torch.tensor(["rcf".find(letter) for letter in statistics.group.tolist()])
 
 
-def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
+def targeted(spec: replay_specs.Targeted, statistics: ClassStatistics) -> Tensor:
     """(C,) bool, the classes that a part acts on: the named ones, or those with few training images, but some.
 
     Raises:
@@ -227,39 +228,39 @@ def targeted(spec: parts.Targeted, statistics: ClassStatistics) -> Tensor:
     return torch.tensor([name in wanted for name in statistics.names])
 
 
-def describe_replay(specs: Sequence[parts.ReplaySpec], statistics: ClassStatistics) -> list[str]:
+def describe_replay(specs: Sequence[replay_specs.ReplaySpec], statistics: ClassStatistics) -> list[str]:
     """What the replay parts act on, printed before training."""
     return [f"replay: {spec.type} {describe_part(spec, statistics)}" for spec in specs]
 
 
-def describe_part(spec: parts.ReplaySpec, statistics: ClassStatistics) -> str:
+def describe_part(spec: replay_specs.ReplaySpec, statistics: ClassStatistics) -> str:
     """What one replay part acts on."""
     match spec:
-        case parts.Targeted():
+        case replay_specs.Targeted():
             chosen = targeted(spec, statistics).numpy()
             group = statistics.group[chosen].tolist()
             kind = "named" if spec.classes else f"at most {spec.max_images} images"
             groups = f"{group.count('r')} rare, {group.count('c')} common, {group.count('f')} frequent"
             line = f"acts on {len(group)} of {statistics.num_classes} classes ({kind}): {groups}"
-            return f"{line}; {describe_rows(spec)}" if isinstance(spec, parts.ObjectMemory) else line
-        case parts.ExchangedMoments():
+            return f"{line}; {describe_rows(spec)}" if isinstance(spec, replay_specs.ObjectMemory) else line
+        case replay_specs.ExchangedMoments():
             return f"changes objects' features in {100 * spec.probability:g} % of the steps"
-        case parts.MeanScores():
+        case replay_specs.MeanScores():
             return (
                 f"follows the scores of {statistics.num_classes} classes with alpha {spec.alpha:g}, "
                 f"background {spec.background:g}"
             )
-        case parts.FeatureMemory():
+        case replay_specs.FeatureMemory():
             by = "their mean scores" if spec.guide == "score" else "their training objects"
             return (
                 f"adds {spec.count} rows of each of {spec.classes} classes drawn by the inverse of {by}, "
                 f"from {spec.capacity} rows of every class"
             )
-        case parts.VirtualFeatures():
+        case replay_specs.VirtualFeatures():
             return describe_virtual(spec, statistics)
 
 
-def describe_rows(spec: parts.ObjectMemory) -> str:
+def describe_rows(spec: replay_specs.ObjectMemory) -> str:
     """Which rows an object memory adds."""
     if spec.source == "current":
         return f"repeats {spec.count} rows of each in the step"
@@ -267,7 +268,7 @@ def describe_rows(spec: parts.ObjectMemory) -> str:
     return f"replays at most {spec.count} rows of each in the step, {which} of its last {spec.capacity}"
 
 
-def describe_virtual(spec: parts.VirtualFeatures, statistics: ClassStatistics) -> str:
+def describe_virtual(spec: replay_specs.VirtualFeatures, statistics: ClassStatistics) -> str:
     """How many virtual features are drawn, and which groups of classes get them."""
     chance = initial_probabilities(
         torch.as_tensor(statistics.instance_counts), scale=spec.scale, power=spec.power

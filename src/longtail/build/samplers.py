@@ -21,19 +21,20 @@ from longtail.sampling import (
     UniformSampler,
 )
 from longtail.sampling.sources import SourceSampler, WeightedSource
-from longtail.schema import UsageError, parts
+from longtail.schema import UsageError
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.stage import StageSpec
 
 
 def image_sampler(
-    spec: parts.SamplerSpec, table: AnnotationTable, *, seed: int, image_counts: NDArray[np.int64] | None = None
+    spec: sampler_specs.SamplerSpec, table: AnnotationTable, *, seed: int, image_counts: NDArray[np.int64] | None = None
 ) -> ImageSampler:
     """The image sampler of a stage, over the pictures of ``table``; ``image_counts`` (C,) are those of the whole
     training set, where these are only a part of it."""
     match spec:
-        case parts.Uniform():
+        case sampler_specs.Uniform():
             return UniformSampler(table.num_images, seed=seed)
-        case parts.RepeatFactor():
+        case sampler_specs.RepeatFactor():
             return RepeatFactorSampler(
                 table.image_start,
                 table.label,
@@ -44,11 +45,11 @@ def image_sampler(
                 rounding=spec.rounding,
                 count_empty=spec.count_empty,
             )
-        case parts.ClassAware():
+        case sampler_specs.ClassAware():
             return ClassAwareSampler(table.image_start, table.label, table.num_classes, seed=seed)
-        case parts.BiLevel():
+        case sampler_specs.BiLevel():
             return BiLevelSampler(table.image_start, table.label, table.num_classes, seed=seed)
-        case parts.HeadRepeatFactor() | parts.TailRepeatFactor():
+        case sampler_specs.HeadRepeatFactor() | sampler_specs.TailRepeatFactor():
             return GroupRepeatFactorSampler(
                 table.image_start,
                 table.label,
@@ -98,13 +99,13 @@ def stage_sampler(
     return SourceSampler(sources, seed=seed)
 
 
-def region_sampler(spec: parts.RegionSamplerSpec, *, negative_iou: float) -> RegionSampler:
+def region_sampler(spec: sampler_specs.RegionSamplerSpec, *, negative_iou: float) -> RegionSampler:
     """The region sampler; ``negative_iou`` is the matcher's threshold below which a candidate is negative.
 
     Raises:
         UsageError: a floor set that reaches up to that threshold.
     """
-    if isinstance(spec, parts.HardExamples):
+    if isinstance(spec, sampler_specs.HardExamples):
         return OnlineHardExamples(spec.count, spec.positive_fraction)
     negatives = negative_sampler(spec, negative_iou=negative_iou)
     match spec.positives:
@@ -116,12 +117,12 @@ def region_sampler(spec: parts.RegionSamplerSpec, *, negative_iou: float) -> Reg
             return ClassBalancedPositives(spec.count, spec.positive_fraction, negatives=negatives)
 
 
-def negative_sampler(spec: parts.Random | parts.IoUBalanced, *, negative_iou: float) -> RandomRegions:
+def negative_sampler(spec: sampler_specs.Random | sampler_specs.IoUBalanced, *, negative_iou: float) -> RandomRegions:
     """The sampler with positives at random."""
     match spec:
-        case parts.Random():
+        case sampler_specs.Random():
             return RandomRegions(spec.count, spec.positive_fraction, negatives_per_positive=spec.negatives_per_positive)
-        case parts.IoUBalanced():
+        case sampler_specs.IoUBalanced():
             if spec.floor_iou >= negative_iou:
                 raise UsageError(
                     f"region_sampler.floor_iou is {spec.floor_iou}, but candidates are negative below {negative_iou}; "

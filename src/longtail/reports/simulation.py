@@ -14,7 +14,9 @@ from longtail.data import AnnotationTable, ClassStatistics
 from longtail.reports.tables import GROUP_NAMES, columns
 from longtail.sampling.epochs import Memory, objects_per_class, pairs_of, replayed_per_class
 from longtail.sampling.images import ImageSampler
-from longtail.schema import Recipe, UsageError, parts
+from longtail.schema import Recipe, UsageError
+from longtail.schema import replay as replay_specs
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.stage import StageSpec
 
 PLAIN, SAMPLED, REPLAYED, BOTH = "plain", "sampler", "memory", "both"
@@ -135,7 +137,7 @@ def simulate(
         table = table.without_empty()
     statistics = table.statistics(edges=recipe.groups.edges, count=recipe.groups.count)
     stage = recipe.stages[0]
-    spec = next((part for part in stage.replay if isinstance(part, parts.ObjectMemory)), None)
+    spec = next((part for part in stage.replay if isinstance(part, replay_specs.ObjectMemory)), None)
     sampled = stage.sampler.type != "uniform"
     if spec is None and not sampled:
         raise UsageError(f"{recipe.name} has neither an image sampler nor object_memory; rio has both")
@@ -183,7 +185,7 @@ def simulate(
 
 def uniform(stage: StageSpec) -> StageSpec:
     """The stage with plain sampling."""
-    return stage.model_copy(update={"sampler": parts.Uniform(), "source_weights": ()})
+    return stage.model_copy(update={"sampler": sampler_specs.Uniform(), "source_weights": ()})
 
 
 def stream_of(sampler: ImageSampler, epochs: int) -> NDArray[np.int64]:

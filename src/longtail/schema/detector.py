@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from longtail.schema.classifiers import ClassifierSpec, Linear
 from longtail.schema.features import FPN, BackboneSpec, NeckSpec, ResNet
 from longtail.schema.losses import BoxLossSpec, SmoothL1
-from longtail.schema.parts import ClassifierSpec, Linear, Part, Random, RegionSamplerSpec, named
+from longtail.schema.parts import Part, named
+from longtail.schema.samplers import Random, RegionSamplerSpec
 
 
 class MatcherSpec(Part):

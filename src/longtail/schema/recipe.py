@@ -21,7 +21,8 @@ from longtail.schema.detector import RCNN
 from longtail.schema.errors import UsageError
 from longtail.schema.explain import explain
 from longtail.schema.model import ModelSpec
-from longtail.schema.parts import ClassLosses, Part
+from longtail.schema.parts import Part
+from longtail.schema.passes import ClassLosses
 from longtail.schema.stage import StageSpec
 
 

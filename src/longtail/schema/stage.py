@@ -7,19 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from longtail.schema.augmentation import ColourSpec
+from longtail.schema.classifiers import CalibrationSpec, ClassifierSpec
 from longtail.schema.losses import BoxLossSpec, ClassificationLossSpec, SmoothL1, Softmax
-from longtail.schema.parts import (
-    CalibrationSpec,
-    ClassifierSpec,
-    Part,
-    PassSpec,
-    Random,
-    RegionSamplerSpec,
-    ReplaySpec,
-    SamplerSpec,
-    Uniform,
-    named,
-)
+from longtail.schema.parts import Part, named
+from longtail.schema.passes import PassSpec
+from longtail.schema.replay import ReplaySpec
+from longtail.schema.samplers import Random, RegionSamplerSpec, SamplerSpec, Uniform
 from longtail.schema.stepwise import AuxiliaryLossSpec, ExemplarsSpec, ScoringSpec
 
 

@@ -28,10 +28,11 @@ from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision, retinanet_classes, retinanet_from_torchvision
 from longtail.models.weights import load_state, read_state_dict
-from longtail.schema import DataError, Recipe, UsageError, change_recipe, parts
+from longtail.schema import DataError, Recipe, UsageError, change_recipe
+from longtail.schema import samplers as sampler_specs
 from longtail.schema.detector import TwoStagePart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
-from longtail.schema.parts import ClassLosses
+from longtail.schema.passes import ClassLosses
 from longtail.schema.stage import Interval, StageSpec
 from longtail.training.check_stepwise import check_stepwise, classified_rows
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
@@ -141,7 +142,11 @@ def loss_pictures(recipe: Recipe, data: TrainingData, work: ClassLosses) -> Loss
     assert table is not None
     table = table.without_empty()
     images = recipe.images if work.augment else detecting_images(recipe.images)
-    sampler = parts.Uniform() if work.repeat_threshold is None else parts.RepeatFactor(threshold=work.repeat_threshold)
+    sampler = (
+        sampler_specs.Uniform()
+        if work.repeat_threshold is None
+        else sampler_specs.RepeatFactor(threshold=work.repeat_threshold)
+    )
     kept = data.proposals
     dataset = training_dataset(
         recipe.model_copy(update={"images": images}),

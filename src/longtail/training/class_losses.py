@@ -20,7 +20,7 @@ from longtail.losses.state import sum_over_ranks
 from longtail.models.base import ClassHead, HeadRecord
 from longtail.replay import VirtualFeatures
 from longtail.sampling import ImageSampler
-from longtail.schema.parts import ClassLosses
+from longtail.schema.passes import ClassLosses
 from longtail.training.class_log import ClassRow
 from longtail.training.progress import Progress
 

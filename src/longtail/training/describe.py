@@ -14,7 +14,7 @@ from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.sources import RunPaths
 from longtail.losses import ClassificationLoss
 from longtail.sampling import ImageSampler, RepeatFactorSampler
-from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
+from longtail.schema.passes import ClassLosses, UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
 from longtail.training.material import TrainingData
 from longtail.training.schedule import total_images

@@ -16,7 +16,7 @@ from longtail.losses.auxiliary import Record
 from longtail.losses.state import sum_over_ranks
 from longtail.models.base import TrainableModel
 from longtail.schema import LongtailError
-from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
+from longtail.schema.passes import ClassLosses, UpdateState, ValidationLoss
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import Cursor, Window
 from longtail.training.class_losses import class_loss_round

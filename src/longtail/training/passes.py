@@ -11,7 +11,7 @@ from longtail.data.loader import PositionBatches, make_loader
 from longtail.sampling import ImageSampler, UniformSampler
 from longtail.sampling.class_images import ClassImages
 from longtail.schema import UsageError
-from longtail.schema.parts import UpdateState, ValidationLoss
+from longtail.schema.passes import UpdateState, ValidationLoss
 from longtail.training.averages import mean_losses
 from longtail.training.progress import Progress
 from longtail.training.stage import Stage

@@ -12,7 +12,7 @@ from longtail.data.dataset import Target
 from longtail.losses.auxiliary import AuxiliaryLoss
 from longtail.models.base import TrainableModel
 from longtail.sampling import ImageSampler
-from longtail.schema.parts import ClassLosses, UpdateState, ValidationLoss
+from longtail.schema.passes import ClassLosses, UpdateState, ValidationLoss
 from longtail.schema.stage import Schedule
 from longtail.training.class_losses import LossPictures
 from longtail.training.weight_average import WeightAverage
