@@ -29,7 +29,8 @@ from longtail.training.exemplars import SCORES
 FAST = [
     "scale=tiny", "model.backbone=tiny32", "model.channels=64", "model.hidden=64", "model.encoder_layers=1",
     "model.decoder_layers=2", "model.num_queries=20", "images.short_sides=[64]", "images.test_short_side=64",
-    "stages.*.schedule.images=16", "stages.*.schedule.batch_size=4", "evaluation.batch_size=4",
+    "stages.*.schedule.images=16", "stages.*.schedule.batch_size=4", "stages.knowledge-transfer.optimiser.lr=0.002",
+    "evaluation.batch_size=4",
     "stages.knowledge-transfer.exemplars.edges=[6]", "stages.knowledge-transfer.auxiliary_losses="
     "[{type: masked_features, head_min_images: 6}, {type: classification_distillation, head_min_images: 6}]",
 ]  # fmt: skip
@@ -141,9 +142,9 @@ def test_the_transfer_is_that_of_one_process(folder: Path) -> None:
     assert {step for step, _ in losses} == {1, 2, 3, 4}
     assert {"loss_masked_features", "loss_classification_distillation"} <= {name for _, name in losses}
     assert one[4, "loss_masked_features"] > 1e-4
-    assert one[4, "loss_classification_distillation"] > 1e-7
+    assert one[4, "loss_classification_distillation"] > 1e-6
     for key in losses:
-        assert two[key] == pytest.approx(one[key], rel=2e-3, abs=2e-8), key
+        assert two[key] == pytest.approx(one[key], rel=2e-3, abs=1e-9), key
     hashes = [(folder / f"hashes-{rank}.txt").read_text().split() for rank in (0, 1)]
     assert hashes[0] == hashes[1]
     assert len(hashes[0]) == 6  # one of the transfer; two stages each of two runs; the first stage again, resumed
