@@ -18,6 +18,7 @@ FIGURES = {
     "negatives": "overlap of the negatives that samplers choose; SOURCE is a run",
     "probabilities": "how often FASA draws features of every class; SOURCE is a run",
     "regions": "regions that samplers choose in one picture; SOURCE is a run",
+    "samples": "objects and FASA's virtual features of every class in training; SOURCE is a run",
     "scores": "mean score and accuracy of every class on objects' own boxes; SOURCES are runs",
     "sweeps": "metrics over the numbers that a study varies; SOURCE is the folder of a study",
     "training-scores": "mean score and accuracy of every class during training; SOURCE is a run",
@@ -89,6 +90,13 @@ def drawing(arguments: argparse.Namespace) -> Drawing:
             return draw_probabilities(Path(arguments.sources[0]))
         case "errors":
             return errors([Path(word) for word in arguments.sources])
+        case "samples":
+            from longtail.reports.figures.samples import draw_samples
+            from longtail.training.samples import count_samples
+
+            if len(arguments.sources) != 1:
+                raise UsageError("samples needs one run")
+            return draw_samples(count_samples(Path(arguments.sources[0])))
         case "scores":
             return scores(arguments)
         case "sweeps":
