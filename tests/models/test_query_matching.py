@@ -42,6 +42,21 @@ def test_every_layer_and_picture_gets_the_cheapest_matching(queries: int, object
             first_row, first_object = first_row + queries, first_object + own.shape[1]
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.booleans(), max_size=4), min_size=1, max_size=3), st.integers(1, 3), st.integers(0, 1000))
+def test_objects_without_a_loss_are_matched_apart(marks: list[list[bool]], repeats: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    costs = [[torch.rand(6, len(own), generator=draw) for own in marks] for _ in range(2)]
+    flat = [mark for own in marks for mark in own]
+    apart = match(costs, repeats=repeats, chosen=torch.tensor(flat, dtype=torch.bool))
+    for found, whole in zip(apart, match(costs, repeats=repeats), strict=True):
+        pairs = list(zip(whole.rows.tolist(), whole.objects.tolist(), strict=True))
+        kept = list(zip(found.rows.tolist(), found.objects.tolist(), strict=True))
+        assert kept == [(row, number) for row, number in pairs if flat[number]]
+        assert found.others.tolist() == [row for row, number in pairs if not flat[number]]
+        assert not len(whole.others)
+
+
 def test_repeats_give_every_object_several_queries_as_far_as_they_reach() -> None:
     cost = torch.tensor([[0.0, 9.0], [0.1, 9.0], [9.0, 0.0], [9.0, 0.2], [5.0, 5.0]])
     (found,) = match([[cost, torch.rand(5, 0)]], repeats=2)
@@ -77,4 +92,5 @@ def test_all_costs_reach_the_host_in_one_copy(monkeypatch: pytest.MonkeyPatch) -
     copies, original = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.numel()) or original(self))
     match([[torch.rand(4, 2), torch.rand(4, 3)], [torch.rand(7, 2), torch.rand(7, 3)]])
-    assert copies == [4 * 5 + 7 * 5]
+    match([[torch.rand(4, 2), torch.rand(4, 1)]], chosen=torch.tensor([True, False, True]))
+    assert copies == [4 * 5 + 7 * 5, 4 * 3 + 3]

@@ -140,7 +140,8 @@ class QueryCriterion(nn.Module):
             before it if there are any, ``loss_proposal`` of the proposals if there are any.
         """
         objects = Objects.of(targets)
-        matches, ignored = self._split(self.match(outputs, objects), objects)
+        matches = self.match(outputs, objects)
+        ignored = [None if objects.chosen is None else own.others for own in matches]
         counts: list[Tensor | float] = [float(len(own.rows)) for own in matches]
         normalisers = shared_normalisers(counts, device=outputs.boxes[0].device)
         mask = _class_mask(targets, outputs.boxes[0].shape[1])
@@ -176,24 +177,12 @@ class QueryCriterion(nn.Module):
             losses["loss_proposal"] = self.proposal_weight * objectness + l1 + giou
         return losses, labels
 
-    @staticmethod
-    def _split(matches: list[Matches], objects: Objects) -> tuple[list[Matches], list[Tensor | None]]:
-        """The matches with chosen objects, and the rows of the others, if there may be some."""
-        if objects.chosen is None:
-            return matches, [None] * len(matches)
-        kept, ignored = [], []
-        for own in matches:
-            chosen = objects.chosen[own.objects]
-            kept.append(Matches(own.rows[chosen], own.objects[chosen]))
-            ignored.append(own.rows[~chosen])
-        return kept, list(ignored)
-
     @torch.no_grad()
     def object_queries(self, outputs: QueryOutputs, objects: Objects) -> Tensor:
         """(L, G) row of the query among the B * Q that every decoder layer matches with every object one to one; -1 for
         objects that are not chosen, or for which there is no query left."""
         alone = QueryOutputs(outputs.logits, outputs.boxes)
-        matches, _ = self._split(self.match(alone, objects, repeats=1), objects)
+        matches = self.match(alone, objects, repeats=1)
         rows = objects.labels.new_full((len(matches), len(objects.labels)), -1)
         for row, own in zip(rows, matches, strict=True):
             row[own.objects] = own.rows
@@ -202,7 +191,7 @@ class QueryCriterion(nn.Module):
     @torch.no_grad()
     def match(self, outputs: QueryOutputs, objects: Objects, *, repeats: int | None = None) -> list[Matches]:
         """The matches of every decoder layer, and last those of the proposals if there are any; with so many queries
-        per object, None = as in training."""
+        per object, None = as in training. Queries of objects that are not chosen are ``others``."""
         logits = torch.stack(outputs.logits)
         scores = self.classification_loss.scores(logits.flatten(0, 2))[:, : self.num_classes]
         scores = scores.reshape(*logits.shape[:3], self.num_classes)
@@ -215,7 +204,7 @@ class QueryCriterion(nn.Module):
             score, proposed = outputs.proposal_logits.float().sigmoid()[None, :, :, None], outputs.proposal_boxes[None]
             zeros = [torch.zeros_like(own) for own in labels]
             costs.append([self.cost(score[:, b], proposed[:, b], zeros[b], own_boxes[b])[0] for b in pictures])
-        return match(costs, repeats=self.repeats if repeats is None else repeats)
+        return match(costs, repeats=self.repeats if repeats is None else repeats, chosen=objects.chosen)
 
     def _box_losses(
         self, predicted: Tensor, objects: Objects, own: Matches, normaliser: Tensor | float

@@ -66,13 +66,15 @@ class Matches:
     Attributes:
         rows: (M,) indices into the layer's queries, those of all pictures after each other.
         objects: (M,) indices into the objects of all pictures.
+        others: (K,) rows matched with objects that have no loss.
     """
 
     rows: Tensor
     objects: Tensor
+    others: Tensor
 
 
-def match(costs: Sequence[Sequence[Tensor]], *, repeats: int = 1) -> list[Matches]:
+def match(costs: Sequence[Sequence[Tensor]], *, repeats: int = 1, chosen: Tensor | None = None) -> list[Matches]:
     """The cheapest one-to-one matching per layer and picture (Hungarian method), or one-to-many.
 
     All costs go to the host in one copy, and all indices come back in one.
@@ -80,6 +82,7 @@ def match(costs: Sequence[Sequence[Tensor]], *, repeats: int = 1) -> list[Matche
     Args:
         costs: for every layer and picture (Q, G) costs; Q is the same for all pictures of a layer.
         repeats: queries per object, as long as there are enough for all objects of the picture.
+        chosen: (objects of all pictures,) bool, those that have a loss; None = all. The others are matched, too.
 
     Returns:
         One entry per layer.
@@ -92,12 +95,15 @@ def match(costs: Sequence[Sequence[Tensor]], *, repeats: int = 1) -> list[Matche
     solve = _solver()
     matrices = [matrix for layer in costs for matrix in layer]
     device = matrices[0].device
-    on_host = torch.cat([matrix.detach().flatten() for matrix in matrices]).cpu().numpy()
+    flat = [matrix.detach().flatten() for matrix in matrices]
+    flat += [] if chosen is None else [chosen.to(flat[0].dtype)]
+    on_host = torch.cat(flat).cpu().numpy()
     # a run that has diverged is stopped by its loss, not here
     on_host = np.nan_to_num(on_host, nan=1e6, posinf=1e6, neginf=-1e6)
-    pairs, lengths, start = [], [], 0
+    has_loss = None if chosen is None else on_host[len(on_host) - len(chosen) :] > 0
+    parts, start = [], 0
     for layer in costs:
-        first_row = first_object = count = 0
+        pairs, first_row, first_object = [], 0, 0
         for matrix in layer:
             queries, objects = matrix.shape
             own = on_host[start : start + queries * objects].reshape(queries, objects)
@@ -105,10 +111,16 @@ def match(costs: Sequence[Sequence[Tensor]], *, repeats: int = 1) -> list[Matche
             times = min(repeats, max(queries // objects, 1)) if objects else 1
             row, column = solve(np.tile(own, (1, times)))
             pairs.append(np.stack([row + first_row, column % max(objects, 1) + first_object]))
-            first_row, first_object, count = first_row + queries, first_object + objects, count + len(row)
-        lengths.append(count)
-    indices = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device, torch.int64, non_blocking=True)
-    return [Matches(rows=part[0], objects=part[1]) for part in torch.split(indices, lengths, dim=1)]
+            first_row, first_object = first_row + queries, first_object + objects
+        both = np.concatenate(pairs, axis=1)
+        mine = np.ones(both.shape[1], dtype=np.bool_) if has_loss is None else has_loss[both[1]]
+        parts += [both[:, mine], both[:, ~mine]]
+    indices = torch.from_numpy(np.concatenate(parts, axis=1)).to(device, torch.int64, non_blocking=True)
+    found = torch.split(indices, [part.shape[1] for part in parts], dim=1)
+    return [
+        Matches(rows=kept[0], objects=kept[1], others=others[0])
+        for kept, others in zip(found[::2], found[1::2], strict=True)
+    ]
 
 
 def _solver() -> Any:
