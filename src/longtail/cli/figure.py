@@ -92,7 +92,7 @@ def drawing(arguments: argparse.Namespace) -> Drawing:
             return errors([Path(word) for word in arguments.sources])
         case "samples":
             from longtail.reports.figures.samples import draw_samples
-            from longtail.training.samples import count_samples
+            from longtail.reports.samples import count_samples
 
             if len(arguments.sources) != 1:
                 raise UsageError("samples needs one run")

@@ -12,7 +12,7 @@ from longtail.build.replay import targeted
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.reports.tables import GROUP_NAMES, columns
-from longtail.sampling.epochs import Memory, objects_per_class, pairs_of, replayed_per_class
+from longtail.sampling.epochs import Memory, Pairs, objects_per_class, pairs_of, replayed_per_class
 from longtail.sampling.images import ImageSampler
 from longtail.schema import Recipe, UsageError
 from longtail.schema import replay as replay_specs
@@ -147,8 +147,7 @@ def simulate(
             f"epochs, positives and processes are at least 1, and the batch of {batch} is split over the processes; "
             f"got {epochs}, {positives} and {processes}"
         )
-    usable = ~(table.iscrowd | table.ignore)
-    pairs = pairs_of(table.image_index[usable], table.label[usable], table.num_images, table.num_classes)
+    pairs = counted_pairs(table)
     memory = None
     chosen = np.zeros(table.num_classes, dtype=np.bool_)
     if spec is not None:
@@ -181,6 +180,12 @@ def simulate(
         visits,
         epochs,
     )
+
+
+def counted_pairs(table: AnnotationTable) -> Pairs:
+    """The pairs of pictures and classes; crowds and ignored objects do not count."""
+    usable = ~(table.iscrowd | table.ignore)
+    return pairs_of(table.image_index[usable], table.label[usable], table.num_images, table.num_classes)
 
 
 def uniform(stage: StageSpec) -> StageSpec:

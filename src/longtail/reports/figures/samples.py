@@ -6,8 +6,8 @@ import numpy as np
 
 from longtail.reports.drawings import GROUP_COLOURS
 from longtail.reports.figures.canvas import Drawing, panels
+from longtail.reports.samples import Samples
 from longtail.reports.tables import GROUP_NAMES
-from longtail.training.samples import Samples
 
 
 def draw_samples(samples: Samples) -> Drawing:

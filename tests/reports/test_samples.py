@@ -13,9 +13,9 @@ import torch
 from longtail.cli.main import main
 from longtail.data.scenes import GeneratedSet
 from longtail.replay import VirtualFeatures
-from longtail.schema import Recipe, load_recipe
+from longtail.reports.samples import count_samples, virtual_stage
+from longtail.schema import Recipe, UsageError, load_recipe
 from longtail.training.api import train
-from longtail.training.samples import count_samples
 
 
 def recipe(name: str, *overrides: str) -> Recipe:
@@ -98,3 +98,9 @@ def test_other_runs_are_refused(smoke_set: GeneratedSet, tmp_path: Path, capsys:
     assert "is no run with virtual features" in capsys.readouterr().err
     assert main(["figure", "samples"]) == 2
     assert "needs one run" in capsys.readouterr().err
+
+
+def test_stages_on_chosen_objects_are_refused() -> None:
+    replayed = "stages.region-transfer.replay=[virtual_features]"
+    with pytest.raises(UsageError, match="'region-transfer' trains on chosen objects"):
+        virtual_stage(load_recipe("stepwise-rcnn", ["scale=tiny", replayed]), "runs/x")

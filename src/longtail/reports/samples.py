@@ -14,8 +14,9 @@ from longtail.build.replay import warmup_steps
 from longtail.build.samplers import stage_sampler
 from longtail.data import AnnotationTable, ClassStatistics
 from longtail.replay.virtual_features import initial_probabilities
-from longtail.sampling.epochs import objects_per_class, pairs_of
-from longtail.schema import UsageError
+from longtail.reports.simulation import counted_pairs, stream_of
+from longtail.sampling.epochs import objects_per_class
+from longtail.schema import Recipe, UsageError
 from longtail.schema import replay as replay_specs
 from longtail.schema.stage import StageSpec
 from longtail.training.checkpoint import Identity
@@ -53,15 +54,9 @@ def count_samples(run: Path) -> Samples:
     found, home = find_checkpoint(run, "last")
     recipe = Identity.read(found.folder).recipe
     known = run_paths_of(home)
-    stages = [
-        (stage, part)
-        for stage in recipe.stages
-        for part in stage.replay
-        if isinstance(part, replay_specs.VirtualFeatures)
-    ]
-    if not known or not stages:
-        raise UsageError(f"{run} is no run with virtual features; the recipe fasa has them")
-    stage, spec = stages[-1]
+    if not known:
+        raise UsageError(f"{run} is a checkpoint; its run's folder names the training pictures")
+    stage, spec = virtual_stage(recipe, str(run))
     data = read_data(recipe, {"train": known["train"], "images": known["images"], "val": None, "val_images": None})
     statistics, schedule = data.statistics, stage.schedule
     steps = total_steps(schedule, statistics.num_images)
@@ -79,6 +74,23 @@ def count_samples(run: Path) -> Samples:
     )
 
 
+def virtual_stage(recipe: Recipe, origin: str) -> tuple[StageSpec, replay_specs.VirtualFeatures]:
+    """The last stage with virtual features, and what it says of them.
+
+    Raises:
+        UsageError: there is none, or it chooses its objects by their scores, which are not counted here.
+    """
+    for stage in reversed(recipe.stages):
+        for part in stage.replay:
+            if isinstance(part, replay_specs.VirtualFeatures):
+                if stage.exemplars is not None:
+                    raise UsageError(
+                        f"{origin}: stage {stage.name!r} trains on chosen objects, whose number is not known"
+                    )
+                return stage, part
+    raise UsageError(f"{origin} is no run with virtual features; the recipe fasa has them")
+
+
 def rounds(file: Path, stage: str) -> list[tuple[int, NDArray[np.float64]]]:
     """The steps after which a stage's probabilities were set, and what (C,) they were from then on."""
     if not file.is_file():
@@ -94,9 +106,7 @@ def rounds(file: Path, stage: str) -> list[tuple[int, NDArray[np.float64]]]:
 def objects_seen(stage: StageSpec, table: AnnotationTable, seed: int, images: int) -> NDArray[np.int64]:
     """(C,) objects in the first ``images`` pictures of a stage; crowds and ignored objects do not count."""
     sampler = stage_sampler(stage, table, seed=seed)
-    parts = [sampler.epoch(0)]
-    while sum(map(len, parts)) < images:
-        parts.append(sampler.epoch(len(parts)))
-    usable = ~(table.iscrowd | table.ignore)
-    pairs = pairs_of(table.image_index[usable], table.label[usable], table.num_images, table.num_classes)
-    return objects_per_class(pairs, np.concatenate(parts)[:images])
+    epochs = 1
+    while len(stream := stream_of(sampler, epochs)) < images:
+        epochs *= 2
+    return objects_per_class(counted_pairs(table), stream[:images])
