@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def test_static_features_without_rounds(
     samples = count_samples(tmp_path / "run")
     np.testing.assert_allclose(samples.virtual, np.sum([chances for _, chances in steps], axis=0), rtol=1e-12)
     np.testing.assert_allclose(samples.virtual.sum(), 3, rtol=1e-12)  # one a step, in three of four steps
+
+    last = tmp_path / "run" / "checkpoints" / "last"
+    shutil.copy(last / "rank-0.pt", last / "rank-1.pt")  # a second process draws rows of its own
+    np.testing.assert_allclose(count_samples(tmp_path / "run").virtual, 2 * samples.virtual, rtol=1e-12)
 
 
 def test_other_runs_are_refused(smoke_set: GeneratedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
