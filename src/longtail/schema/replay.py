@@ -8,6 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from longtail.schema.parts import Part, named
 
+Storage = Annotated[
+    Literal["auto", "device", "cpu"],
+    Field(description="Where the bank lives; `auto` = the device if 10 % of its free memory suffice."),
+]
+Lazy = Annotated[bool, Field(description="Whether the bank's memory grows with its rows or is taken at once.")]
+
 
 class Targeted(Part):
     """What every part for weak classes has."""
@@ -16,16 +22,7 @@ class Targeted(Part):
     classes: tuple[str, ...] = Field((), description="Names of the targeted classes, instead of `max_images`.")
 
 
-class Stored(Part):
-    """What every part with a bank has."""
-
-    storage: Literal["auto", "device", "cpu"] = Field(
-        "auto", description="Where the bank lives; `auto` = the device if 10 % of its free memory suffice."
-    )
-    lazy: bool = Field(True, description="Whether the bank's memory grows with its rows or is taken at once.")
-
-
-class ObjectMemory(Targeted, Stored):
+class ObjectMemory(Targeted):
     """Object-centric replay of targeted classes (RIO)."""
 
     type: Literal["object_memory"] = "object_memory"
@@ -35,15 +32,19 @@ class ObjectMemory(Targeted, Stored):
     count: int = Field(20, ge=0, description="Rows replayed per targeted class in the batch; 0 switches it off.")
     capacity: int = Field(60, ge=1, description="Rows that the bank holds of every targeted class.")
     draw: Literal["newest", "random"] = Field("newest", description="Which rows of the bank come back.")
+    storage: Storage = "auto"
+    lazy: Lazy = True
 
 
-class InterpolatedFeatures(Targeted, Stored):
+class InterpolatedFeatures(Targeted):
     """Points between neighbouring stored features of a targeted class (SMOTE)."""
 
     type: Literal["interpolated_features"] = "interpolated_features"
     count: int = Field(32, ge=0, description="Rows per step; 0 switches it off.")
     neighbours: int = Field(5, ge=1, description="Nearest features of the class that the other end is drawn from.")
     capacity: int = Field(60, ge=2, description="Features that are stored of every targeted class.")
+    storage: Storage = "auto"
+    lazy: Lazy = True
 
 
 class ExchangedMoments(Part):
@@ -76,7 +77,7 @@ class MeanScores(Part):
     initial: float = Field(0.01, gt=0, description="First value of every class.")
 
 
-class FeatureMemory(Stored):
+class FeatureMemory(Part):
     """Features around earlier objects, more of them for classes with low scores (LOCE)."""
 
     type: Literal["feature_memory"] = "feature_memory"
@@ -90,6 +91,8 @@ class FeatureMemory(Stored):
         "first", description="Which objects are stored where a step has too many of a class."
     )
     half: bool = Field(False, description="Whether features are kept in float16.")
+    storage: Storage = "auto"
+    lazy: Lazy = True
 
 
 class VirtualFeatures(Part):
