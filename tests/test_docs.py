@@ -77,5 +77,5 @@ def test_the_readme_has_two_set_up_commands() -> None:
     lines = [line for line in text.splitlines() if "pip install -e" in line]
     assert len(lines) == 2
     assert lines[0].endswith("longtail demo")
-    assert lines[1].endswith("python -m pytest")
+    assert lines[1].endswith("python -m pytest -n 2")
     assert all(line.startswith("python3 -m venv .venv && ") for line in lines)

@@ -15,19 +15,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many combinations of the full matrix trained, and how many were refused."""
-    counts = getattr(config, "combinations", None)
-    if counts is not None:
-        terminalreporter.write_line(f"combinations: {counts['trained']} trained, {counts['refused']} refused")
+    counts = [
+        count
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call"
+        for name, count in report.user_properties
+        if name == "combinations"
+    ]
+    if counts:
+        trained, refused = (sum(count[key] for count in counts) for key in ("trained", "refused"))
+        terminalreporter.write_line(f"combinations: {trained} trained, {refused} refused")
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> dict[str, int]:
-    """Counts of the full matrix; without its option the test is skipped."""
-    config = request.config
-    if not config.getoption("--full-matrix", default=False):
-        pytest.skip("python -m pytest tests/combinations --full-matrix")
-    counts: dict[str, int] = getattr(config, "combinations", None) or {"trained": 0, "refused": 0}
-    config.combinations = counts  # type: ignore[attr-defined]
+    """Counts of one test of the full matrix, shown in the summary; without its option the test is skipped."""
+    if not request.config.getoption("--full-matrix", default=False):
+        pytest.skip("python -m pytest -n 2 tests/combinations --full-matrix")
+    counts = {"trained": 0, "refused": 0}
+    request.node.user_properties.append(("combinations", counts))
     return counts

@@ -1,4 +1,4 @@
-"""Every combination, not only pairs; minutes to an hour. ``python -m pytest tests/combinations --full-matrix``."""
+"""Every combination, not only pairs; minutes to an hour. ``python -m pytest -n 2 tests/combinations --full-matrix``."""
 
 from __future__ import annotations
 
