@@ -45,6 +45,19 @@ def test_scale_sets_thresholds_and_the_loss_only_where_the_recipe_names_none() -
     assert load_recipe("rfs", ["scale=lvis_v1"]).stages[0].classification_loss.type == "softmax"
 
 
+@pytest.mark.parametrize(
+    ("scale", "threshold"), [("coco", 0.05), ("coco-2x", 0.05), ("voc", 0.05), ("lvis_v1-1x", 0.001)]
+)
+def test_low_scores_are_cut_where_published_but_not_those_of_queries(scale: str, threshold: float) -> None:
+    for model in ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"):
+        assert (
+            load_recipe("baseline", [f"scale={scale}", f"model={model}"]).model.inference.score_threshold == threshold
+        )
+    queries = load_recipe("deformable-detr", [f"scale={scale}"]).model.inference
+    assert queries.score_threshold == 0.0
+    assert queries.detections_per_image == (300 if scale.startswith("lvis") else 100)
+
+
 def test_detector_is_one_override_and_keeps_the_rest() -> None:
     assert load_recipe("baseline", ["scale=tiny"]).model.type == "faster_rcnn"
     assert load_recipe("baseline", ["scale=lvis_v1"]).model.type == "mask_rcnn"
