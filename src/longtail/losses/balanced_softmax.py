@@ -83,7 +83,7 @@ class BalancedSoftmaxLoss(ClassificationLoss):
             self.classifiers = TEST_TIME_CLASSIFIERS  # type: ignore[misc]
             self.adjustable = True  # type: ignore[misc]
         self.offset: Tensor
-        self.register_buffer("offset", offset.float())
+        self.register_buffer("offset", offset.float(), persistent=False)
 
     @property
     def num_logits(self) -> int:

@@ -85,9 +85,11 @@ class BucketedReweightingLoss(ClassificationLoss):
         self.lgr_b = steepness(lgr_alpha, lgr_gamma)
         self._bias_prior = prior_logit(prior)
         bucket = frequency_buckets(class_counts, num_buckets)
-        self.register_buffer("bucket", bucket)
-        self.register_buffer("class_weight", bucket_weights(bucket, num_buckets, a=a, tau=tau).float())
-        self.register_buffer("unseen", class_counts == 0)
+        self.register_buffer("bucket", bucket, persistent=False)
+        self.register_buffer(
+            "class_weight", bucket_weights(bucket, num_buckets, a=a, tau=tau).float(), persistent=False
+        )
+        self.register_buffer("unseen", class_counts == 0, persistent=False)
 
     @property
     def num_logits(self) -> int:

@@ -64,7 +64,7 @@ class ClassBalancedLoss(ClassificationLoss):
             pseudo = (BACKGROUND_SHARE * instance_counts.double().sum()).clamp(min=1)
             last = effective_number(pseudo, beta).reciprocal().mul(weight[0] * raw[0]).reshape(1)
         self.row_weight: Tensor
-        self.register_buffer("row_weight", torch.cat([weight, last]).float())
+        self.register_buffer("row_weight", torch.cat([weight, last]).float(), persistent=False)
         self.heads = self.inner.heads  # type: ignore[misc]  # those of the loss within
         if form == "softmax":
             self.classifiers = TEST_TIME_CLASSIFIERS  # type: ignore[misc]

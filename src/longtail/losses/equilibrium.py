@@ -45,7 +45,7 @@ class EquilibriumLoss(ClassificationLoss):
         super().__init__(num_classes=guide.num_classes if isinstance(guide, MeanScore) else guide.shape[0])
         self.guide = guide if isinstance(guide, MeanScore) else None
         prior = None if counts is None else torch.cat([counts.double().clamp(min=1), torch.ones(1).double()])
-        self.register_buffer("prior", prior)
+        self.register_buffer("prior", prior, persistent=False)
 
     @property
     def margins(self) -> Tensor:

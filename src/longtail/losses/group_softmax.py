@@ -66,7 +66,7 @@ class GroupSoftmaxLoss(BatchLoss):
         sizes = torch.bincount(group, minlength=self.num_groups).tolist()
         self.occupied = [g for g, size in enumerate(sizes) if size]  # a group without classes has no softmax
         self.group: Tensor
-        self.register_buffer("group", group)
+        self.register_buffer("group", group, persistent=False)
         classes = [torch.where(group == g)[0] for g in range(self.num_groups)]
         for g in self.occupied:
             self.register_buffer(f"classes_{g}", classes[g], persistent=False)

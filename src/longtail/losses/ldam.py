@@ -53,8 +53,8 @@ class LDAMLoss(ClassificationLoss):
         rarity = instance_counts.double().clamp(min=1).pow(-0.25)
         self.margin: Tensor
         self.row_weight: Tensor
-        self.register_buffer("margin", F.pad(max_margin * rarity / rarity.max(), (0, 1)).float())
-        self.register_buffer("row_weight", F.pad(weight, (0, 1), value=1.0).float())
+        self.register_buffer("margin", F.pad(max_margin * rarity / rarity.max(), (0, 1)).float(), persistent=False)
+        self.register_buffer("row_weight", F.pad(weight, (0, 1), value=1.0).float(), persistent=False)
 
     def row_losses(
         self,

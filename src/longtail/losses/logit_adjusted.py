@@ -41,7 +41,9 @@ class LogitAdjustedLoss(ClassificationLoss):
         if tau < 0:
             raise ValueError(f"tau must be >= 0, got {tau}")
         self.offset: Tensor
-        self.register_buffer("offset", F.pad(tau * centred_log_counts(instance_counts), (0, 1)).float())
+        self.register_buffer(
+            "offset", F.pad(tau * centred_log_counts(instance_counts), (0, 1)).float(), persistent=False
+        )
 
     def row_losses(
         self,

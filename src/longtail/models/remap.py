@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.losses.base import ClassificationLoss
+from longtail.losses.mean_score import MeanScore
 from longtail.models.classifiers import Classifier
 from longtail.replay.base import FeatureReplay
 from longtail.schema.errors import DataError
@@ -145,7 +146,7 @@ def remap_classes(
         owners = tuple(
             f"{path}."
             for path, module in model.named_modules()
-            if path and isinstance(module, ClassificationLoss | FeatureReplay)
+            if path and isinstance(module, ClassificationLoss | FeatureReplay | MeanScore)
         )
         state_dropped = [name for name in remapped if name.startswith(owners)]
         for name in state_dropped:

@@ -34,6 +34,7 @@ from longtail.schema.detector import TwoStagePart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.schema.passes import ClassLosses
 from longtail.schema.stage import Interval, StageSpec
+from longtail.training.carried import carried_state, same_counts
 from longtail.training.check_stepwise import check_stepwise, classified_rows
 from longtail.training.checkpoint import IDENTITY, Identity, load_result
 from longtail.training.class_losses import LossPictures
@@ -189,7 +190,8 @@ def assemble_stage(
     elif start is not None:
         say(load_start(model, Path(start), spec, data.statistics, trust=trust))
     elif previous is not None:
-        say(load_previous(model, previous, spec, origin="the previous stage"))
+        going_on = carried_state(model, previous, spec, recipe.stages[index - 1], same_data=True)
+        say(load_previous(model, going_on, spec, origin="the previous stage"))
     calibration = start_calibration(model, spec)
     if calibration is not None:
         say(f"stage {spec.name}: {calibration}")
@@ -274,11 +276,14 @@ def load_start(
             raise UsageError(f"there are no weights at {source}")
         return load_plain_file(model, source, spec, trust=trust)
     state = load_result(found.folder)
-    names = Identity.read(found.folder).statistics.names
+    theirs = Identity.read(found.folder)
+    names = theirs.statistics.names
     remarks = [found.remark] if found.remark else []
     if list(names) != list(statistics.names):
         state, report = remap_classes(model, state, source_classes=names, target_classes=statistics.names)
         remarks.append(report.text)
+    earlier = theirs.recipe.stages[theirs.stage]
+    state = carried_state(model, state, spec, earlier, same_data=same_counts(theirs.statistics, statistics))
     return "; ".join([*remarks, load_previous(model, state, spec, origin=str(source))])
 
 
