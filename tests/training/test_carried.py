@@ -42,7 +42,7 @@ def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", SEVERAL_STAGES)
 def test_every_stage_has_the_constants_of_its_own_options(name: str) -> None:
-    recipe = load_recipe(name, [] if name.startswith("cifar") else ["scale=tiny", "model.backbone.weights=none"])
+    recipe = load_recipe(name, [] if name.startswith("cifar") else ["scale=tiny"])
     models = [build_model(recipe, spec, STATISTICS, pretrained=False) for spec in recipe.stages]
     for index in range(1, len(models)):
         fresh = own_state(models[index])
