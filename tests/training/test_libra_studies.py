@@ -80,6 +80,15 @@ def test_rows_that_several_tables_have_are_the_same_run() -> None:
     assert key(9, "Mask R-CNN") == key(10, "Mask R-CNN")
 
 
+def test_the_strongest_row_alone_has_deformable_convolutions() -> None:
+    backbones = [recipe.model.model_dump()["backbone"] for recipe in recipes("libra-table-1").values()]
+    assert [(backbone["name"], backbone["deformable"] is None) for backbone in backbones] == [
+        ("resnet50", True),
+        ("resnet101", True),
+        ("resnext101_64x4d", False),
+    ]
+
+
 def test_schedules() -> None:
     assert {recipe.stages[-1].schedule.epochs for recipe in recipes("libra-table-1").values()} == {24}
     for table in range(2, 12):
