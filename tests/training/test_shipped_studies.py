@@ -34,6 +34,16 @@ def test_no_two_rows_of_rio_are_the_same_run(name: str) -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_the_released_schedules_of_rio() -> None:
+    for name, steps in (("rio-table-1", 90_000), ("rio-table-5", 180_000)):
+        for row in study(name).rows:
+            if row.recipe is not None:
+                schedule = row_recipe(study(name), row, FOLDER, 0, []).stages[0].schedule
+                assert (schedule.epochs, schedule.images, schedule.batch_size) == (None, 16 * steps, 16)
+                assert (schedule.warmup_images, schedule.warmup_factor) == (16_000, 0.001)
+                assert schedule.milestones == (2 / 3, 8 / 9)
+
+
 def test_figure_6_varies_one_setting_at_a_time() -> None:
     parts = [
         row_recipe(study("rio-figure-6"), row, FOLDER, 0, []).stages[0].replay[0]
