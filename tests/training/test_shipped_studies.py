@@ -61,6 +61,11 @@ def test_rio_and_loce_learn_boxes_by_l1_as_released(name: str) -> None:
         assert recipe.model.proposals.box_loss.type == "l1"
 
 
+@pytest.mark.parametrize("name", RELEASED)
+def test_rio_and_loce_leave_out_pictures_without_objects(name: str) -> None:
+    assert not any(recipe.images.keep_empty for recipe in recipes(name))
+
+
 def test_figure_6_varies_one_setting_at_a_time() -> None:
     parts = [
         row_recipe(study("rio-figure-6"), row, FOLDER, 0, []).stages[0].replay[0]
