@@ -42,6 +42,13 @@ def test_every_row_resolves_or_is_quoted_with_a_reason(name: str, label: str) ->
         assert len(build_model(small, small.stages[1], STATISTICS, pretrained=False).box.replay) >= 1
 
 
+@pytest.mark.parametrize("name", ["loce-lvis", "loce-lvis-v0.5"])
+def test_regions_are_pooled_from_as_many_points_as_released(name: str) -> None:
+    study = load_study(STUDIES / f"{name}.yaml")
+    recipes = [row_recipe(study, row, STUDIES, 0, []) for row in study.rows if row.recipe is not None]
+    assert {recipe.model.regions.sampling_ratio for recipe in recipes} == {0}
+
+
 def test_the_options_of_a_row_arrive() -> None:
     study = load_study(STUDIES / "loce-lvis.yaml")
     by_label = {row.label: row_recipe(study, row, STUDIES, 0, []) for row in study.rows}

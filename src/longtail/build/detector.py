@@ -214,7 +214,8 @@ def proposal_filter(spec: specs.Proposals, statistics: ClassStatistics) -> Propo
 
 
 def region_pool(pyramid: PyramidBackbone, size: int, spec: specs.RegionsPart) -> MultiScaleRoIAlign:
-    """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only."""
+    """RoIAlign on all levels of the pyramid proper; an additional coarsest one is for anchors only. Boxes are not moved
+    by half a pixel (``aligned``), which torchvision's pooling over levels does not offer."""
     names = [str(level) for level in range(len(pyramid.strides))]
     return MultiScaleRoIAlign(names, size, spec.sampling_ratio, canonical_scale=spec.canonical_scale)
 

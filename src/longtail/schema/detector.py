@@ -76,7 +76,7 @@ class RegionsPart(Part):
 
     head: HeadSpec = MLPHead()
     pool_size: int = Field(7, ge=1, description="Side of the pooled features.")
-    sampling_ratio: int = Field(2, ge=0, description="Sampling points per bin and axis; 0 = adaptive.")
+    sampling_ratio: int = Field(2, ge=0, description="Points per bin and axis; 0 = as many as there are pixels.")
     canonical_scale: float = Field(224, gt=0, description="Side in pixels of a region that is pooled from level 4.")
     channels: int = Field(1024, ge=1, description="Width of the fully connected layers.")
 
