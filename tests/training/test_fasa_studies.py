@@ -10,6 +10,7 @@ import pytest
 
 from longtail.data.scenes import GeneratedSet
 from longtail.schema import Recipe
+from longtail.schema.passes import ClassLosses
 from longtail.schema.replay import VirtualFeatures
 from longtail.schema.study import load_study
 from longtail.training.api import train
@@ -72,6 +73,18 @@ def test_the_schedules_of_table_4() -> None:
     assert rows["Softmax, RFS + FASA"].stages[0].schedule.epochs == 24
     official = virtual(rows["Softmax, uniform + FASA (released code)"])
     assert (official.grouping, official.norm, official.sync) == ("affinity_official", "total", False)
+
+
+def test_rounds_on_cifar_measure_every_picture_once() -> None:
+    rounds = [
+        work
+        for recipe in recipes("fasa-table-7").values()
+        for stage in recipe.stages
+        for work in stage.passes_after_epoch
+        if isinstance(work, ClassLosses)
+    ]
+    assert len(rounds) == 4
+    assert {work.repeat_threshold for work in rounds} == {None}
 
 
 def test_rounds_of_the_tiny_study() -> None:
