@@ -66,6 +66,15 @@ def test_static_rows_do_not_adapt() -> None:
     assert virtual(recipes("fasa-table-1")["FA"]) == virtual(recipes("fasa-table-3")["static, s = 5"])
 
 
+def test_rows_are_compared_with_rows_on_the_same_images() -> None:
+    for name in NAMES:
+        study, found = load_study(FOLDER / f"{name}.yaml"), recipes(name)
+        for row in study.rows:
+            if row.recipe is not None:
+                for other in (row.baseline or study.baseline, row.control or row.label):
+                    assert found[row.label].holdout == found[other].holdout
+
+
 def test_the_schedules_of_table_4() -> None:
     rows = recipes("fasa-table-4")
     assert [stage.schedule.epochs for stage in rows["BAGS + FASA"].stages] == [12, 12]
