@@ -91,6 +91,18 @@ def test_a_control_has_the_same_first_stage_and_length(name: str, control: str, 
     )
 
 
+@pytest.mark.parametrize("name", ["ldam-drw", "cifar-lt-ldam-drw"])
+def test_the_control_of_margins_has_the_same_stages_and_the_plain_loss(name: str) -> None:
+    own, other = load_recipe(name), load_recipe(f"{name}-control")
+    plain = load_recipe("cifar-lt-baseline" if name.startswith("cifar") else "baseline")
+    assert other.model == plain.model
+    assert other.images == own.images
+    for stage, control in zip(own.stages, other.stages, strict=True):
+        first, second = stage.model_dump(), control.model_dump()
+        assert {key for key in first if first[key] != second[key]} == {"classification_loss"}
+        assert control.classification_loss == plain.stages[0].classification_loss
+
+
 def test_scores_can_be_adjusted_in_the_recipe_or_afterwards(smoke_set: GeneratedSet, tmp_path: Path) -> None:
     changes = ["stages.*.schedule.images=120", "stages.*.optimiser.lr=0.003"]
     adjust = "model.inference.adjust={type: tau_normalise, tau: 3}"
