@@ -36,6 +36,23 @@ def test_every_row_that_is_run_resolves(name: str) -> None:
             assert row_recipe(study(name), row, FOLDER, 0, []).stages
 
 
+PAPERS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem.startswith(("rio-", "loce-", "fasa-")))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_row_of_two_stages_has_a_control_of_the_same_stages(name: str) -> None:
+    rows = [row for row in study(name).rows if row.recipe is not None]
+    found = dict(zip((row.label for row in rows), recipes(name), strict=True))
+    for row in rows:
+        stages = found[row.label].stages
+        if len(stages) > 1 and not str(row.recipe).endswith("-control"):
+            assert row.control is not None, row.label
+            control = found[row.control]
+            assert str(control.name).endswith("-control")
+            assert [stage.schedule for stage in control.stages] == [stage.schedule for stage in stages]
+            assert control.model.model_dump().get("backbone") == found[row.label].model.model_dump().get("backbone")
+
+
 @pytest.mark.parametrize(
     "name", ["rio-table-1", "rio-table-2", "rio-table-4", "rio-table-5", "rio-figure-6", "rio-tiny"]
 )
