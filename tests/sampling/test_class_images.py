@@ -19,6 +19,26 @@ def test_by_hand() -> None:
     assert found.describe() == "2 images of each of 3 classes"
 
 
+def test_at_random() -> None:
+    """300 pictures of class 0, the last 2 of class 1 as well."""
+    start, labels = np.append(np.arange(299), [300, 302]), np.zeros(302, dtype=np.int32)
+    labels[[299, 301]] = 1
+
+    def drawn(seed: int, per_class: int = 5) -> list[int]:
+        sampler = ClassImages(start, labels, 2, per_class=per_class, choice="random", seed=seed)
+        assert sampler.epoch(0).tolist() == sampler.epoch(3).tolist()
+        return sampler.epoch(0).tolist()
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1)[:5] != drawn(2)[:5]
+    assert drawn(1)[5:] in ([298, 299, 298, 299, 298], [299, 298, 299, 298, 299])
+    assert sorted(drawn(4, per_class=300)[:300]) == list(range(300)), "none twice while there are others"
+    often = np.bincount(np.concatenate([drawn(seed)[:5] for seed in range(1200)]), minlength=300)
+    assert abs(often - 20).max() < 20, "every picture equally often: 20 of 6,000 draws, deviation 4.5"
+    text = ClassImages(start, labels, 2, per_class=5, choice="random").describe()
+    assert text == "5 random images of each of 2 classes"
+
+
 def test_refuses_nothing() -> None:
     with pytest.raises(ValueError, match="needs objects"):
         ClassImages(np.array([0, 0]), np.zeros(0, dtype=np.int32), 2, per_class=1)

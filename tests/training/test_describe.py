@@ -72,16 +72,22 @@ def test_passes_say_on_what_and_how_often() -> None:
         dataset=nothing,
         sampler=nothing,
         epoch_images=600,
-        passes_before=(UpdateState(per_class=5), UpdateState(), ValidationLoss(images=9)),
+        passes_before=(
+            UpdateState(per_class=5),
+            UpdateState(per_class=5, choice="random"),
+            UpdateState(),
+            ValidationLoss(images=9),
+        ),
         passes_after_epoch=(ClassLosses(), ClassLosses(source="val", images=8)),
         round_images=180,
     )
     assert describe_passes(stage) == [
         "before: update_state on 5 training pictures of every class and process",
+        "before: update_state on 5 random training pictures of every class and process",
         "before: update_state on all training pictures",
         "before: validation_loss on at most 9 validation pictures",
         "every 180 images, 10 times in 480 steps: class_losses on all held-out pictures",
         "every 180 images, 10 times in 480 steps: class_losses on at most 8 validation pictures",
     ]
     stage.round_images = 0
-    assert describe_passes(stage)[3] == "every 600 images, 3 times in 480 steps: class_losses on all held-out pictures"
+    assert describe_passes(stage)[4] == "every 600 images, 3 times in 480 steps: class_losses on all held-out pictures"

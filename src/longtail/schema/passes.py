@@ -14,8 +14,9 @@ class UpdateState(Part):
 
     type: Literal["update_state"] = "update_state"
     images: int = Field(0, ge=0, description="Number of images; 0 = one epoch.")
-    per_class: int = Field(
-        0, ge=0, description="Instead: so many images of every class and process, from the first on (LOCE: 5)."
+    per_class: int = Field(0, ge=0, description="Instead: so many images of every class and process (LOCE: 5).")
+    choice: Literal["first", "random"] = Field(
+        "first", description="Which of them: the first ones (LOCE, released code), or random ones (paper)."
     )
 
 

@@ -154,7 +154,8 @@ def describe_passes(stage: Stage) -> list[str]:
 def pass_pictures(work: UpdateState | ValidationLoss | ClassLosses) -> str:
     """The pictures of a pass, in words."""
     if isinstance(work, UpdateState) and work.per_class:
-        return f"{work.per_class} training pictures of every class and process"
+        random = "random " if work.choice == "random" else ""
+        return f"{work.per_class} {random}training pictures of every class and process"
     which = "training"
     if not isinstance(work, UpdateState):
         which = "held-out" if isinstance(work, ClassLosses) and work.source == "holdout" else "validation"

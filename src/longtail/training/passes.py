@@ -36,7 +36,7 @@ def run_pass(
     sampler: ImageSampler = stage.sampler if updates else UniformSampler(size, seed=seed)
     images = work.images or size
     if isinstance(work, UpdateState) and work.per_class:
-        sampler = class_images(stage, work.per_class * fabric.world_size)
+        sampler = class_images(stage, work, seed=seed, world_size=fabric.world_size)
         images = len(sampler.epoch(0))
     if not updates:
         images = min(images, size)
@@ -68,9 +68,16 @@ def run_pass(
     return {f"{prefix}/{name}": value for name, value in mean_losses(sums, count).items()}
 
 
-def class_images(stage: Stage, per_class: int) -> ClassImages:
-    """So many of the stage's training pictures for every class."""
+def class_images(stage: Stage, work: UpdateState, *, seed: int, world_size: int) -> ClassImages:
+    """So many of the stage's training pictures for every class and process; every process makes the same list."""
     dataset = stage.dataset
     assert isinstance(dataset, DetectionDataset)
     table = dataset.table
-    return ClassImages(table.image_start, table.label, table.num_classes, per_class=per_class)
+    return ClassImages(
+        table.image_start,
+        table.label,
+        table.num_classes,
+        per_class=work.per_class * world_size,
+        choice=work.choice,
+        seed=seed,
+    )
