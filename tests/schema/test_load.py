@@ -190,6 +190,24 @@ def test_a_name_in_a_list_gets_the_defaults_of_the_scale() -> None:
     assert bare == load_recipe("rfs", ["scale=tiny", written_out]).stages[0]
 
 
+@pytest.mark.parametrize("scale", sorted({*scale_names()} - {"cifar_lt"}))
+def test_another_sampler_of_anchors_takes_as_many_as_the_scale_says(scale: str) -> None:
+    models = [load_recipe(name, [f"scale={scale}"]).model for name in ("rpn", "libra-rpn")]
+    plain, libra = (model.proposals.region_sampler for model in models)
+    assert (plain.type, libra.type) == ("random", "iou_balanced")
+    assert (libra.count, libra.positive_fraction) == (plain.count, 0.5)
+
+
+def test_a_sampler_of_regions_keeps_its_number_and_nothing_else() -> None:
+    weak = {"region_sampler": {"type": "random", "count": 8, "positive_fraction": 0.5, "positives": "per_class"}}
+    strong = {"region_sampler": {"type": "hard_examples", "positive_fraction": 0.1}}
+    assert load.merge(weak, strong)["region_sampler"] == {
+        "type": "hard_examples", "count": 8, "positive_fraction": 0.1
+    }  # fmt: skip
+    weak, strong = {"classifier": {"type": "cosine", "scale": 1}}, {"classifier": {"type": "linear"}}
+    assert load.merge(weak, strong) == strong
+
+
 def test_intervals_are_in_one_unit() -> None:
     given = "stages.*.passes_every={images: 64}"
     assert load_recipe("rfs", ["scale=lvis_v1", given]).stages[0].passes_every.epochs is None

@@ -23,6 +23,7 @@ BARE_NAMES = (
 )  # fmt: skip
 BARE_LISTS = ("replay", "passes_before", "passes_after_epoch", "passes_after", "auxiliary_losses")  # of such names
 SAME_KEYS = ("model", "neck")  # mappings whose other keys survive a change of type
+SURVIVING = {"region_sampler": ("count", "positive_fraction")}  # keys that survive a change of type: how many regions
 DEFAULT_SCALE = "lvis_v1"
 Tree = dict[str, Any]
 
@@ -42,8 +43,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, scale: str |
 
     Merged from weak to strong: the schema's defaults, the scale fragment, what the recipe ``extends``, the recipe, the
     overrides. Mappings merge key by key, lists are replaced, stages merge by name; where two mappings differ in
-    ``type`` the stronger one stands alone. What a scale says of parts that the chosen kind of model lacks is left out;
-    what a recipe or an override says of them is a mistake.
+    ``type`` the stronger one stands alone, except that a region sampler keeps how many regions there are. What a scale
+    says of parts that the chosen kind of model lacks is left out; what a recipe or an override says of them is a
+    mistake.
 
     Args:
         name: a shipped recipe's name or the path of a YAML file (a run's ``recipe.yaml`` included).
@@ -116,7 +118,8 @@ def merge(weak: Tree, strong: Tree) -> Tree:
             result[key] = _merge_stages(old, value)
         elif isinstance(value, dict) and isinstance(old, dict):
             same_part = key in SAME_KEYS or "type" not in value or value["type"] == old.get("type")
-            result[key] = merge(old, value) if same_part else value
+            kept = {name: old[name] for name in SURVIVING.get(key, ()) if name in old}
+            result[key] = merge(old if same_part else kept, value)
         else:
             result[key] = value
     return result
