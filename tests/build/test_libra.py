@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from longtail.build.features import balance
 from longtail.build.losses import classification_loss
 from longtail.build.model import build_model
 from longtail.build.samplers import region_sampler
@@ -13,6 +14,7 @@ from longtail.models import PAFPN, BalancedFeaturePyramid, EmbeddedGaussian
 from longtail.sampling import ClassBalancedPositives, InstanceBalancedPositives, IoUBalancedNegatives, RandomRegions
 from longtail.schema import UsageError, load_recipe
 from longtail.schema import samplers as sampler_specs
+from longtail.schema.features import Balance
 from longtail.schema.losses import Bucketed
 
 SMALL = ["scale=tiny", "model.backbone=tiny32", "model.neck.channels=8", "model.regions.channels=16",
@@ -54,6 +56,23 @@ def test_options_of_the_balanced_pyramid_arrive():
     assert isinstance(balance, BalancedFeaturePyramid)
     assert isinstance(balance.refine, EmbeddedGaussian)
     assert (balance.level, balance.num_levels, balance.refine.out_proj, balance.refine.fused) == (0, 2, None, False)
+
+
+@pytest.mark.parametrize(
+    ("strides", "num_levels", "level"),
+    [
+        ((4, 8, 16, 32), None, 2),
+        ((4, 8, 16, 32, 64), None, 2),
+        ((4, 8, 16, 32, 64), 4, 2),
+        ((8, 16, 32), None, 1),
+        ((8, 16, 32, 64, 128), None, 1),
+        ((4, 8, 16, 32), 2, None),
+        ((8, 32), None, None),
+    ],
+)
+def test_levels_are_integrated_at_stride_16(strides, num_levels, level):
+    assert balance(Balance(num_levels=num_levels), channels=4, strides=strides).level == level
+    assert balance(Balance(level=0, num_levels=num_levels), channels=4, strides=strides).level == 0
 
 
 @pytest.mark.parametrize("override", ["model.neck.balance.num_levels=4", "model.neck.balance.level=3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,21 +36,24 @@ def backbone(
         spec, neck, pretrained=pretrained, trust=trust, finest_stage=finest_stage, extra_level=extra_level
     )
     if neck.balance is not None:
-        pyramid.balance = balance(neck.balance, channels=neck.channels, levels=len(pyramid.strides))
+        pyramid.balance = balance(neck.balance, channels=neck.channels, strides=pyramid.strides)
     return pyramid
 
 
-def balance(spec: features.Balance, *, channels: int, levels: int) -> BalancedFeaturePyramid:
-    """The balanced feature pyramid behind a pyramid of ``levels`` levels."""
+def balance(spec: features.Balance, *, channels: int, strides: Sequence[int]) -> BalancedFeaturePyramid:
+    """The balanced feature pyramid behind a pyramid whose levels have these strides."""
+    levels = len(strides)
     used = levels if spec.num_levels is None else spec.num_levels
     if used > levels or (spec.level is not None and spec.level >= used):
         raise UsageError(
             f"model.neck.balance wants {used} levels and integrates at level {spec.level}, but the backbone gives "
-            f"{levels}; num_levels is at most {levels}, and level below num_levels (none = the middle one)"
+            f"{levels}; num_levels is at most {levels}, and level below num_levels (none = that of stride 16)"
         )
+    balanced = list(strides[:used])
+    stride_16 = balanced.index(16) if 16 in balanced else None
     return BalancedFeaturePyramid(
         channels,
-        level=spec.level,
+        level=stride_16 if spec.level is None else spec.level,
         num_levels=spec.num_levels,
         refine=spec.refine,
         out_proj=spec.out_proj,

@@ -77,7 +77,9 @@ class Balance(Part):
     type: Literal["bfp"] = "bfp"
     refine: Literal["none", "conv", "non_local"] = Field("non_local", description="What refines the integrated map.")
     level: int | None = Field(
-        None, ge=0, description="Level at which all are integrated, finest = 0; none = the middle one."
+        None,
+        ge=0,
+        description="Level at which all are integrated, finest = 0; none = that of stride 16, else the middle one.",
     )
     num_levels: int | None = Field(
         None, ge=1, description="Levels that are balanced; the others are subsampled from the last. None = all."
