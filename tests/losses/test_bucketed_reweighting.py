@@ -16,15 +16,13 @@ COUNTS = torch.tensor([1, 3, 10, 40, 200, 1000])
 
 def buckets_loop(counts, number):
     seen = [math.log(f) for f in counts if f > 0]
-    if not seen:
+    if not seen or min(seen) == max(seen):
         return [number - 1] * len(counts)
     low, high = min(seen), max(seen)
     found = []
     for f in counts:
         if f == 0:
             found.append(0)
-        elif low == high:
-            found.append(number - 1)
         else:
             found.append(min(math.floor(number * (math.log(f) - low) / (high - low)), number - 1))
     return found
@@ -149,6 +147,14 @@ def test_classes_without_images_are_lowest_and_named():
     assert loss.bucket.tolist() == [0, 0, 5, 9]
     assert loss.unseen.tolist() == [True, False, False, False]
     assert BucketedReweightingLoss(2, torch.zeros(2)).class_weight.tolist() == [1, 1]
+    equal = BucketedReweightingLoss(3, torch.tensor([7, 7, 0]))
+    assert equal.class_weight.tolist() == [1, 1, 1]
+    assert equal.unseen.tolist() == [False, False, True]
+
+
+def test_it_says_which_classes_it_acts_on():
+    loss = BucketedReweightingLoss(4, torch.tensor([0, 5, 50, 500]))
+    assert loss.acts_on() == "2 of 4 classes weigh less than one half as negatives; 1 have no images"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class BucketedReweightingLoss(ClassificationLoss):
     / tau))``. The background output always has weight 1. The sum over classes is divided by the rows with weight > 0.
 
     Classes without a count are put in the lowest bucket and do not move the ends of the range; :attr:`unseen` says
-    which. With one bucket, or all counts equal, all weights are 1.
+    which. With one bucket, or all counts above 0 equal, all weights are 1, those of classes without a count too.
 
     A class that ``class_mask`` takes out of a row contributes nothing to it, unless it is the row's label.
 
@@ -91,6 +91,11 @@ class BucketedReweightingLoss(ClassificationLoss):
         )
         self.register_buffer("unseen", class_counts == 0, persistent=False)
 
+    def acts_on(self) -> str:
+        """How many classes other objects push down less."""
+        low, unseen = int((self.class_weight < 0.5).sum()), int(self.unseen.sum())
+        return f"{low} of {self.num_classes} classes weigh less than one half as negatives; {unseen} have no images"
+
     @property
     def num_logits(self) -> int:
         """C + 1 with a background logit, else C."""
@@ -133,7 +138,8 @@ class BucketedReweightingLoss(ClassificationLoss):
 
 def frequency_buckets(counts: Tensor, num_buckets: int) -> Tensor:
     """Equal ranges of the logarithm of the count, (C,) int64: 0 = smallest counts, and classes without any; the largest
-    count is in ``num_buckets - 1``. All equal counts are in the last bucket.
+    count is in ``num_buckets - 1``. If all counts above 0 are equal there is no range, and all classes are in the last
+    bucket.
 
     Raises:
         ValueError: fewer than one bucket, or a count that is negative or not finite.
@@ -141,13 +147,11 @@ def frequency_buckets(counts: Tensor, num_buckets: int) -> Tensor:
     counts = counts.double()
     if num_buckets < 1 or bool((counts < 0).any()) or not bool(counts.isfinite().all()):
         raise ValueError(f"num_buckets must be at least 1 and counts finite and >= 0, got {num_buckets} and {counts}")
-    seen = counts > 0
-    if not bool(seen.any()):
+    seen = counts[counts > 0]
+    if not len(seen) or seen.min() == seen.max():
         return torch.full(counts.shape, num_buckets - 1)
-    low, high = counts[seen].min().log(), counts[seen].max().log()
-    if low == high:
-        return torch.where(seen, num_buckets - 1, 0)
-    share = (counts.clamp(min=counts[seen].min()).log() - low) / (high - low)
+    low, high = seen.min().log(), seen.max().log()
+    share = (counts.clamp(min=seen.min()).log() - low) / (high - low)
     return (num_buckets * share).long().clamp(0, num_buckets - 1)
 
 
