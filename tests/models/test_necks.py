@@ -269,6 +269,26 @@ def test_pafpn_equals_the_loops():
         torch.testing.assert_close(value[0], want, rtol=1e-10, atol=1e-10)
 
 
+def test_gradients_of_pafpn_are_those_of_finite_differences():
+    """Of inputs and of all parameters; maps of odd sides, and one level more."""
+    channels, sizes = [2, 1, 2], [(5, 3), (3, 2), (2, 1)]
+    neck = randomised(PAFPN(channels, 2, extra_blocks=LastLevelMaxPool()))
+    generator = torch.Generator().manual_seed(7)
+    maps = [
+        torch.randn(1, width, *size, generator=generator, dtype=torch.float64)
+        for width, size in zip(channels, sizes, strict=True)
+    ]
+    names = [name for name, _ in neck.named_parameters()]
+
+    def run(*values):
+        own = dict(zip(names, values[3:], strict=True))
+        inputs = OrderedDict(zip("abc", values[:3], strict=True))
+        return tuple(torch.func.functional_call(neck, own, (inputs,)).values())
+
+    inputs = (*maps, *neck.parameters())
+    assert torch.autograd.gradcheck(run, tuple(value.detach().requires_grad_() for value in inputs))
+
+
 def test_pafpn_takes_the_weights_of_a_plain_pyramid():
     plain = FeaturePyramidNetwork([2, 3, 4], 3)
     report = PAFPN([2, 3, 4], 3).load_state_dict(plain.state_dict(), strict=False)
