@@ -76,6 +76,8 @@ DETECTORS = sorted(
     if issubclass(model, DetectorPart)
     for kind in typing.get_args(model.model_fields["type"].annotation)
 )
+PROPOSER = "region_proposal_network"
+"""The one model of boxes that is no detector of classes, and so in no table of those."""
 CLASSIFIERS: list[type[Classifier]] = [
     member
     for member in (getattr(longtail.models, name) for name in longtail.models.__all__)
@@ -179,14 +181,12 @@ HEADS: dict[str, Callable[[ClassificationLoss, type[Classifier]], tuple[nn.Modul
 
 # --- whole detectors --------------------------------------------------------------------------------------------------
 
-SMALL = [
-    "scale=tiny", "model.backbone=tiny32", "model.neck.channels=8", "images.test_short_side=64",
-    "model.inference.detections_per_image=5",
-]  # fmt: skip
+SMALL = ["scale=tiny", "model.backbone=tiny32", "model.neck.channels=8", "images.test_short_side=64"]
 SMALL_PARTS = {
     "regions": "model.regions.channels=16",
     "masks": "model.masks.channels=[8]",
     "dense": "stages.*.classification_loss=focal",
+    "inference": "model.inference.detections_per_image=5",
 }
 """For detectors that have the part."""
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from combination_parts import (
+    BOX_LOSS_SPECS,
     CLASSIFIERS,
     DETECTORS,
     HEADS,
     IMAGE_SAMPLERS,
     NECKS,
+    PROPOSER,
     REGION_SAMPLERS,
     detector_trains,
     part,
@@ -159,3 +161,26 @@ def test_kept_proposals_and_detector(proposals: str, detector: str, table: Annot
 def test_neck_and_detector(spec: dict[str, Any], detector: str, table: AnnotationTable) -> None:
     works = detector_trains(detector, [f"model.neck={text(spec)}"], table.statistics())
     assert works or detector != "faster_rcnn"
+
+
+@every_detector
+@pytest.mark.parametrize("spec", BOX_LOSS_SPECS, ids=text)
+def test_box_loss_and_detector(spec: dict[str, Any], detector: str, table: AnnotationTable) -> None:
+    works = detector_trains(detector, [f"stages.*.box_loss={text(spec)}"], table.statistics())
+    assert works or detector != "faster_rcnn"
+
+
+@pytest.mark.parametrize("spec", REGION_SAMPLERS, ids=text)
+def test_region_sampler_and_proposal_network(spec: dict[str, Any], table: AnnotationTable) -> None:
+    works = detector_trains(PROPOSER, [f"model.proposals.region_sampler={text(spec)}"], table.statistics())
+    assert works or spec["type"] == "hard_examples"
+
+
+@pytest.mark.parametrize("spec", BOX_LOSS_SPECS, ids=text)
+def test_box_loss_and_proposal_network(spec: dict[str, Any], table: AnnotationTable) -> None:
+    assert detector_trains(PROPOSER, [f"model.proposals.box_loss={text(spec)}"], table.statistics())
+
+
+@pytest.mark.parametrize("spec", NECKS, ids=text)
+def test_neck_and_proposal_network(spec: dict[str, Any], table: AnnotationTable) -> None:
+    assert detector_trains(PROPOSER, [f"model.neck={text(spec)}"], table.statistics())
