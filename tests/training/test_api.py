@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from longtail.data.scenes import GeneratedSet
+from longtail.models.region_head import BoxStage
 from longtail.schema import DataError, LongtailError, Recipe, UsageError, dump_recipe, load_recipe, recipe_names
 from longtail.training import loop
 from longtail.training.api import evaluate, predict, resume, train
@@ -265,9 +266,18 @@ def test_the_resolved_recipe_is_in_the_run(smoke_set: GeneratedSet, tmp_path: Pa
     assert len(data["statistics"]["group"]) == 12
 
 
-def test_bf16_trains(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+def test_bf16_trains(smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the losses see the objects' boxes as they are."""
+    seen, original = [], BoxStage.losses
+
+    def looking(stage: BoxStage, maps: object, size: object, proposals: object, targets: list, **options: object):
+        seen.extend(target["boxes"].dtype for target in targets)
+        return original(stage, maps, size, proposals, targets, **options)
+
+    monkeypatch.setattr(BoxStage, "losses", looking)
     result = run(smoke_set, tmp_path / "run", recipe("baseline", "precision=bf16-mixed"))
     assert all(torch.isfinite(v).all() for v in weights(result.run).values() if v.is_floating_point())
+    assert set(seen) == {torch.float32}
 
 
 def test_periodic_evaluation_keeps_the_best_and_logs_the_curve(smoke_set: GeneratedSet, tmp_path: Path) -> None:

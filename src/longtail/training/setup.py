@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.precision import Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from longtail.data import AnnotationTable, match_categories
@@ -21,6 +22,7 @@ from longtail.sampling.holdout import holdout_images, smallest_class
 from longtail.schema import DataError, Recipe, UsageError
 from longtail.training.assemble import device_of
 from longtail.training.material import TrainingData
+from longtail.training.precision import UnroundedInput
 from longtail.training.progress import Progress
 from longtail.training.run_directory import RunDirectory
 from longtail.training.whole_folder import previous_of
@@ -78,7 +80,7 @@ def join_processes(device: str, *, precision: Literal["32-true", "bf16-mixed"] =
         accelerator="cuda" if kind == "cuda" else "cpu",
         devices=local,
         num_nodes=world // local,
-        precision=precision,
+        plugins=Precision() if precision == "32-true" else UnroundedInput(precision, kind),
         strategy=strategy,
     )
     fabric.launch()
