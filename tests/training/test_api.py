@@ -280,6 +280,15 @@ def test_bf16_trains(smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytes
     assert set(seen) == {torch.float32}
 
 
+def test_a_teacher_that_is_the_student_gives_the_same_maps_in_bf16(smoke_set: GeneratedSet, tmp_path: Path) -> None:
+    """The second stage trains the classifier alone, so its maps stay those of its start."""
+    (tmp_path / "two.yaml").write_text(TWO_STAGES)
+    done = run(smoke_set, tmp_path / "run", recipe(tmp_path / "two.yaml", "precision=bf16-mixed"))
+    rows = [line.split(",") for line in (done.run / "metrics.csv").read_text().splitlines()]
+    found = [float(value) for _, _, _, name, value in rows[1:] if name == "loss_masked_features"]
+    assert found and not any(found), found
+
+
 def test_periodic_evaluation_keeps_the_best_and_logs_the_curve(smoke_set: GeneratedSet, tmp_path: Path) -> None:
     what = recipe("baseline", "stages.*.schedule.images=240", "evaluation.every_epochs=1")
     done = run(smoke_set, tmp_path / "run", what)

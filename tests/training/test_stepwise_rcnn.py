@@ -43,8 +43,8 @@ def test_both_steps_on_regions(smoke_set: GeneratedSet, tmp_path: Path, monkeypa
     """Both see the same regions in every step, and the losses are zero until the student has moved."""
     original, seen = loop.step_losses, []
 
-    def looking(model: Any, stage: Any, images: Any, targets: Any) -> Any:
-        found = original(model, stage, images, targets)
+    def looking(model: Any, stage: Any, images: Any, targets: Any, fabric: Any) -> Any:
+        found = original(model, stage, images, targets, fabric)
         if stage.auxiliary:
             records = [Record({"region_labels", "region_features"}) for _ in range(2)]
             for each, record in zip((stage.model, stage.teacher), records, strict=True):

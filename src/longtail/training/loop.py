@@ -150,7 +150,7 @@ def train_stage(
                 images, targets = fabric.to_device(next(stream))
                 dropped += sum(target.get("dropped", 0) for target in targets)
                 with fabric.no_backward_sync(model, enabled=part + 1 < schedule.accumulate):
-                    losses = step_losses(model, stage, images, targets)
+                    losses = step_losses(model, stage, images, targets, fabric)
                     fabric.backward(torch.stack(list(losses.values())).sum() / schedule.accumulate)
                 for name, value in losses.items():
                     detached = value.detach().float() / schedule.accumulate
@@ -209,15 +209,17 @@ def evaluation_due(epoch: int, every: float) -> bool:
     return every > 0 and int(epoch / every) > int((epoch - 1) / every)
 
 
-def step_losses(model: nn.Module, stage: Stage, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:
-    """Named losses of one batch, the auxiliary ones included."""
+def step_losses(
+    model: nn.Module, stage: Stage, images: list[Tensor], targets: list[Any], fabric: Fabric
+) -> dict[str, Tensor]:
+    """Named losses of one batch, the auxiliary ones included. The teacher computes in the student's precision."""
     if not stage.auxiliary or stage.teacher is None:
         found: dict[str, Tensor] = model(images, targets)
         return found
     wanted = frozenset().union(*(part.wants for part in stage.auxiliary))
     shared = frozenset().union(*(part.shares for part in stage.auxiliary))
     teacher_record = Record(wanted)
-    with torch.no_grad():
+    with torch.no_grad(), fabric.autocast():
         stage.teacher.observe(images, targets, teacher_record)
     record = Record(wanted, {name: teacher_record[name] for name in shared})
     losses: dict[str, Tensor] = model(images, targets, record=record)
