@@ -253,6 +253,8 @@ def process(mode: str, folder: Path) -> int:
         original = api.train_stage
 
         def noting(*arguments: Any, **options: Any) -> Any:
+            with (folder / f"seeds-{rank}.txt").open("a") as file:
+                file.write(f"{torch.initial_seed()}\n")
             model = original(*arguments, **options)
             note_weights(folder, model, rank)
             return model
@@ -351,6 +353,11 @@ def test_the_weights_are_those_of_one_process_and_equal_on_both(folder: Path) ->
     one, two = (load_file(folder / name / "checkpoints/last/model.safetensors") for name in ("curve-1", "curve-2"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_the_processes_draw_apart(folder: Path) -> None:
+    first, second = ([int(line) for line in (folder / f"seeds-{n}.txt").read_text().split()] for n in (0, 1))
+    assert second == [seed + 1 for seed in first]
 
 
 @pytest.mark.parametrize("data", ["seven", "one"])

@@ -34,6 +34,7 @@ from longtail.training.saving import keep_best, last_checkpoint, save_last
 from longtail.training.setup import (
     Speaker,
     check_batch,
+    draw_apart,
     on_first,
     read_data,
     same_data,
@@ -206,6 +207,7 @@ def _run(
                 say=say,
                 trust=trust,
             )
+            draw_apart(fabric, recipe.seed + 1000 * index)
             identity = Identity(recipe, index, category_ids, data.statistics)
             if resumed:
                 assert folder is not None and state is not None and optimiser_state is not None

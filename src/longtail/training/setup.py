@@ -87,6 +87,15 @@ def join_processes(device: str, *, precision: Literal["32-true", "bf16-mixed"] =
     return fabric
 
 
+def draw_apart(fabric: Fabric, seed: int) -> None:
+    """Lets every process draw for itself from here on, dropout's masks for instance; the first goes on as it is.
+
+    Until here all have drawn the same, so that they have built the same model.
+    """
+    if fabric.global_rank:
+        torch.manual_seed(seed + fabric.global_rank)
+
+
 def on_first(fabric: Fabric, work: Callable[[], T]) -> T:
     """The result of ``work``, which only the first process does, on every process."""
     return cast("T", fabric.broadcast(work() if fabric.is_global_zero else None))
