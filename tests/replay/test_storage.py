@@ -84,3 +84,58 @@ def test_a_bank_on_the_host_stays_there(apart):
     part.to(torch.float64)
     assert part.bank.features.dtype == torch.float32
     assert part.targeted.dtype == torch.bool
+
+
+def restored(options, placement=-1):
+    """A memory with rows of a checkpoint, in a module that then moves to another device."""
+    before = ObjectMemory(3, torch.ones(3, dtype=torch.bool), count=2, capacity=3, **options)
+    step(before, 0, [0, 1, 0])
+    before.bank.placement.fill_(placement)
+    part = ObjectMemory(3, torch.ones(3, dtype=torch.bool), count=2, capacity=3, **options)
+    part.load_state_dict(before.state_dict())
+    return part.to("meta")
+
+
+@pytest.mark.parametrize("options", [{"storage": "cpu"}, {"storage": "auto"}, {"storage": "device"}])
+def test_loaded_rows_wait_on_the_host_until_they_are_placed(options):
+    part = restored(options)
+    assert part.targeted.device.type == "meta"
+    assert part.bank.features.device == part.bank.slots.device == CPU
+    assert part.bank.features[:, 0].tolist() == [0, 1, 2]
+    values = {"features": torch.zeros(1, 2, device="meta")}
+    values |= {name: torch.zeros(1, 4, device="meta") for name in ("proposals", "gt_boxes")}
+    where = part.bank.place(values)
+    assert where.type == part.bank.features.device.type == ("cpu" if options["storage"] == "cpu" else "meta")
+    assert part.bank.host == (options["storage"] == "cpu")
+
+
+@pytest.mark.parametrize(("placement", "where"), [(0, "meta"), (1, "cpu")])
+def test_auto_goes_by_what_it_decided_before(placement, where, monkeypatch):
+    part = restored({"storage": "auto"}, placement)
+    other = CPU if where == "meta" else torch.device("meta")
+    monkeypatch.setattr(
+        ring, "bank_device", lambda storage, size, device: {"cpu": CPU, "device": device}.get(storage, other)
+    )
+    values = {"features": torch.zeros(1, 2, device="meta")}
+    values |= {name: torch.zeros(1, 4, device="meta") for name in ("proposals", "gt_boxes")}
+    assert part.bank.place(values).type == where
+    assert part.bank.host == (where == "cpu")
+
+
+def test_auto_keeps_its_decision_and_a_cpu_decides_nothing(monkeypatch):
+    monkeypatch.setattr(ring, "bank_device", lambda storage, size, device: CPU)
+    fresh = ring.RingQueues(2, 3, {"features": torch.float32})
+    fresh.place({"features": torch.zeros(1, 2)})
+    assert fresh.placement == -1
+    fresh = ring.RingQueues(2, 3, {"features": torch.float32})
+    fresh.place({"features": torch.zeros(1, 2, device="meta")})
+    assert fresh.host and fresh.placement == 1
+
+
+def test_a_state_without_a_decision_is_taken():
+    part = ObjectMemory(3, torch.ones(3, dtype=torch.bool), count=2, capacity=3)
+    step(part, 0, [0, 1, 0])
+    state = {name: value for name, value in part.state_dict().items() if name != "bank.placement"}
+    twin = ObjectMemory(3, torch.ones(3, dtype=torch.bool), count=2, capacity=3)
+    twin.load_state_dict(state)
+    assert twin.bank.placement == -1 and step(twin, 10, [0]) == [0, 2]

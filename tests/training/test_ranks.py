@@ -395,7 +395,7 @@ def test_two_processes_killed_and_resumed_end_as_if_nothing_had_happened(folder:
     banks = [torch.load(whole / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     again = [torch.load(cut / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)]
     for before, after in zip(banks, again, strict=True):
-        assert len(before) == 10 and all(torch.equal(before[key], after[key]) for key in before)
+        assert len(before) == 11 and all(torch.equal(before[key], after[key]) for key in before)
     for name in ("box.replay.0.features", "box.replay.1.bank.features"):
         assert len(banks[0][name]) and not torch.equal(banks[0][name], banks[1][name]), "each process has its own"
 
@@ -412,7 +412,7 @@ def test_two_processes_of_loce_have_one_score_and_two_memories_and_resume_exactl
         [torch.load(run / f"rank-{rank}.pt", weights_only=True)["buffers"] for rank in (0, 1)] for run in (whole, cut)
     ]
     for before, after in zip(*banks, strict=True):
-        assert len(before) == 5 and all(torch.equal(before[key], after[key]) for key in before)
+        assert len(before) == 6 and all(torch.equal(before[key], after[key]) for key in before)
     pushed = [own["box.replay.0.bank.pushed"] for own in banks[0]]
     assert all(own.sum() > 0 for own in pushed)
     assert not torch.equal(*pushed), "each process holds its own rows"

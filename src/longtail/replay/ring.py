@@ -36,14 +36,16 @@ class RingQueues(nn.Module):
 
     Everything lives where the bank lives (:mod:`longtail.replay.storage`), the bookkeeping too: with a bank on the
     device only a count of rows goes to the host, with a bank on the host only the labels. The state dict holds the
-    filled slots alone, so that its length grows with them; ``load_state_dict`` takes any length.
+    filled slots alone, so that its length grows with them; ``load_state_dict`` takes any length. Rows that were loaded
+    stay on the host until :meth:`place` says where they belong, and ``"auto"`` goes by what it decided before.
 
     A step calls :meth:`place`, then :meth:`arrivals`, brings ``numbers`` (together with whatever else it has to know)
     to the host, and calls :meth:`store`; rows are read with :meth:`slots_of` and :meth:`read`, before or after.
 
     Buffers (per rank):
         slots (Q, capacity) index of a place's row in the fields' tensors, -1 = never filled; pushed (Q,) rows that
-        ever arrived; one tensor (S, ...) per field, S >= slots opened.
+        ever arrived; placement (), where ``"auto"`` has put the bank: 0 on a GPU, 1 on the host beside one, -1 not
+        decided yet; one tensor (S, ...) per field, S >= slots opened.
 
     Args:
         queues: Q >= 1.
@@ -61,6 +63,7 @@ class RingQueues(nn.Module):
 
     slots: Tensor
     pushed: Tensor
+    placement: Tensor
 
     def __init__(
         self,
@@ -78,13 +81,15 @@ class RingQueues(nn.Module):
         self.fields = dict(fields)
         self.storage = storage
         self.lazy = lazy
-        self.per_rank = frozenset({"slots", "pushed", *fields})
+        self.per_rank = frozenset({"slots", "pushed", "placement", *fields})
         self.opened = 0
         self.host = False  # whether the bank has been put on the host, apart from the step
         self._placed = False
+        self._loaded = False  # whether it holds rows of a state dict
         self._coming: tuple[Tensor, HostCopy] | None = None
         self.register_buffer("slots", torch.full((queues, capacity), -1))
         self.register_buffer("pushed", torch.zeros(queues, dtype=torch.long))
+        self.register_buffer("placement", torch.tensor(-1))
         for name, dtype in self.fields.items():
             self.register_buffer(name, torch.empty(0, dtype=dtype))
 
@@ -108,9 +113,13 @@ class RingQueues(nn.Module):
         if not self._placed:
             shapes = {name: value.shape[1:].numel() for name, value in values.items()}
             size = self.slots.numel() * sum(shapes[name] * dtype.itemsize for name, dtype in self.fields.items())
-            where = bank_device(self.storage, size, device)
+            before = int(self.placement) if self.storage == "auto" else -1
+            where = bank_device(self.storage if before < 0 else ("device", "cpu")[before], size, device)
+            self._placed = True
             self.to(where)
-            self._placed, self.host = True, where != device
+            self.host = where != device
+            if self.storage == "auto" and device.type != "cpu":
+                self.placement.fill_(self.host)
         return self.slots.device
 
     def arrivals(self, queue: Tensor) -> Arrivals:
@@ -216,8 +225,9 @@ class RingQueues(nn.Module):
             setattr(self, name, new)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves with its module, unless the bank has been put on the host."""
-        return self if self.host else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        """Moves with its module, unless the bank has been put on the host, or was loaded and has no place yet."""
+        stays = self.host or (self._loaded and not self._placed)
+        return self if stays else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         self.arrive()
@@ -234,9 +244,11 @@ class RingQueues(nn.Module):
         if own:
             self.arrive()
             self.opened = min(value.shape[0] for value in own.values())
+            self._loaded = True
         for name, value in own.items():
             setattr(self, name, value.detach().to(self.slots.device, self.get_buffer(name).dtype, copy=True))
-        super()._load_from_state_dict(dict(state_dict), prefix, *arguments)
+        undecided = {prefix + "placement": torch.tensor(-1)} if own else {}  # states of older versions have none
+        super()._load_from_state_dict(undecided | dict(state_dict), prefix, *arguments)
 
 
 def queue_numbers(targeted: Tensor) -> Tensor:
