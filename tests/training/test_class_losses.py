@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from longtail.data import ClassStatistics
+from longtail.data import AnnotationTable, ClassStatistics
 from longtail.data.scenes import GeneratedSet
 from longtail.losses import SigmoidCrossEntropy
 from longtail.losses.auxiliary import Record
@@ -22,8 +23,10 @@ from longtail.replay import VirtualFeatures
 from longtail.schema import DataError, Recipe, UsageError, load_recipe
 from longtail.training import api, class_losses, loop
 from longtail.training.api import RunResult, train
+from longtail.training.assemble import refuse_early
 from longtail.training.class_log import HEADER, ClassLog, ClassRow
 from longtail.training.class_losses import adapt_all, add_losses, combined, described
+from longtail.training.material import TrainingData
 
 FAST = [
     "scale=tiny",
@@ -211,6 +214,22 @@ def test_what_cannot_be_is_refused_before_training(smoke_set: GeneratedSet, tmp_
     with pytest.raises(UsageError, match="held-out images have none; set the pass's `source: val`"):
         run(smoke_set, tmp_path / "c", recipe("fast-rcnn", *cached, "holdout.fraction=0.1"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_scikit_learn_is_found_before_training(
+    smoke_set: GeneratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where groups are made of the moments and probabilities change; everything else goes without it."""
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    for name in ("fasa", "fasa-official"):
+        with pytest.raises(UsageError, match=r"longtail\[fasa\]"):
+            run(smoke_set, tmp_path / "run", recipe(name))
+    assert not list(tmp_path.iterdir())
+    run(smoke_set, tmp_path / "static", recipe("fasa", part(raise_factor=1, lower_factor=1)))
+    table = AnnotationTable.from_coco(smoke_set.train)
+    data = TrainingData(table, None, table.statistics(edges=(5, 25)), table, None, holdout=table)
+    for quiet in (part(grouping="none"), part(grouping="frequency"), "stages.*.passes_after_epoch=[]"):
+        refuse_early(recipe("fasa", quiet), data)
 
 
 def test_a_round_that_is_cut_off_is_made_again(

@@ -16,6 +16,19 @@ Noise = Literal["nearest", "single"]
 BLOCK = 2**24  # numbers held at once while distances are made
 
 
+def require_scikit_learn(grouping: str) -> None:
+    """Refuses a grouping that needs scikit-learn where it is not installed.
+
+    Raises:
+        UsageError: says how to install it.
+    """
+    if grouping in ("fisher_dbscan", "affinity", "affinity_official"):
+        try:
+            import sklearn.cluster  # noqa: F401
+        except ImportError:
+            raise UsageError('grouping classes needs scikit-learn: pip install "longtail[fasa]"') from None
+
+
 def fisher_distances(mean: Tensor, var: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Fisher's ratio between every two classes, averaged over the dimensions, (C, C) float64, 0 on the diagonal.
 
@@ -58,10 +71,9 @@ def fisher_groups(
     size = len(distances)
     if size < 3:
         return np.arange(size)
-    try:
-        from sklearn.cluster import DBSCAN
-    except ImportError:
-        raise UsageError('grouping classes needs scikit-learn: pip install "longtail[fasa]"') from None
+    require_scikit_learn("fisher_dbscan")
+    from sklearn.cluster import DBSCAN
+
     radius = float(np.median(np.sort(distances, axis=1)[:, 2])) if eps is None else eps
     found = DBSCAN(eps=max(radius, 1e-12), min_samples=min_samples, metric="precomputed").fit(distances).labels_
     return without_noise(np.asarray(found, dtype=np.int64), distances, noise)
@@ -89,10 +101,9 @@ def affinity_groups(mean: Tensor, *, sign: float) -> NDArray[np.int64] | None:
     Raises:
         UsageError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import AffinityPropagation
-    except ImportError:
-        raise UsageError('grouping classes needs scikit-learn: pip install "longtail[fasa]"') from None
+    require_scikit_learn("affinity")
+    from sklearn.cluster import AffinityPropagation
+
     if len(mean) < 2:
         return np.arange(len(mean))
     squared = torch.cdist(mean.double(), mean.double()).square().numpy() * sign

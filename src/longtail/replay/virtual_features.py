@@ -184,7 +184,8 @@ class VirtualFeatures(FeatureReplay):
         else:
             current = loss_sum / count.clamp(min=1)
         current, present = current[: self.num_classes].double(), (count[: self.num_classes] > 0).double()
-        if self.rounds > 0 and self.steps >= self.warmup_steps:
+        adapts = self.raise_factor > 1 or self.lower_factor < 1
+        if adapts and self.rounds > 0 and self.steps >= self.warmup_steps:
             groups = self._grouped().to(self.prob.device)
             change = self._change(groups, current, present)
             factor = torch.ones_like(change).masked_fill(change > 0, self.lower_factor)

@@ -28,11 +28,13 @@ from longtail.models.base import TrainableModel
 from longtail.models.remap import remap_classes
 from longtail.models.torchvision_weights import from_torchvision, retinanet_classes, retinanet_from_torchvision
 from longtail.models.weights import load_state, read_state_dict
+from longtail.replay.class_groups import require_scikit_learn
 from longtail.schema import DataError, Recipe, UsageError, change_recipe
 from longtail.schema import samplers as sampler_specs
 from longtail.schema.detector import TwoStagePart
 from longtail.schema.image_classifier import ImageClassifier as ImageClassifierSpec
 from longtail.schema.passes import ClassLosses
+from longtail.schema.replay import VirtualFeatures
 from longtail.schema.stage import Interval, StageSpec
 from longtail.training.carried import carried_state, same_counts
 from longtail.training.check_stepwise import check_stepwise, classified_rows
@@ -114,10 +116,14 @@ def check_passes(spec: StageSpec, model: TrainableModel, data: TrainingData) -> 
     """Refuses passes `class_losses` that cannot be.
 
     Raises:
-        UsageError: they want validation data that are not there, proposals nobody has made, or a model without classes.
+        UsageError: they want validation data that are not there, proposals nobody has made, a model without classes, or
+            scikit-learn, which is not installed.
     """
     for work in (*spec.passes_before, *spec.passes_after_epoch):
         if isinstance(work, ClassLosses):
+            for part in spec.replay:
+                if isinstance(part, VirtualFeatures) and part.adapts:
+                    require_scikit_learn(part.grouping)
             model.head_records()
             if work.source == "val" and data.val_table is None:
                 raise UsageError(
