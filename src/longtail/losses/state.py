@@ -28,6 +28,24 @@ def sum_over_ranks(tensor: Tensor, *, sync: bool = True) -> Tensor:
     return total.to(tensor.device)
 
 
+def from_first(tensor: Tensor, *, sync: bool = True) -> Tensor:
+    """The first rank's ``tensor``, on every rank. Every rank must call it, with the same shape.
+
+    Args:
+        tensor: any shape and type; it is left as it is and no gradient flows through.
+        sync: False = this rank's own.
+
+    Returns:
+        A tensor of the same shape, type and device; the input itself (detached) where there is nothing to send.
+    """
+    tensor = tensor.detach()
+    if not sync or _ranks() == 1:
+        return tensor
+    sent = tensor.to(_transport(tensor), copy=True).contiguous()
+    dist.broadcast(sent, src=0)
+    return sent.to(tensor.device)
+
+
 def gather_rows(tensor: Tensor, *, sync: bool = True) -> Tensor:
     """Rows of all ranks, in the order of the ranks. Every rank must call it, but may bring any number of rows.
 

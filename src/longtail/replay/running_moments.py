@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from longtail.losses.state import gather_rows
+from longtail.losses.state import from_first, gather_rows
 
 Moment = Literal["var", "std"]
 SingleSample = Literal["zero", "skip"]
@@ -92,6 +92,12 @@ class RunningMoments(nn.Module):
         self.var.copy_(moved if self.moment == "var" else moved.square())
         self.seen.logical_or_(count > 0)
         self.spread_known.logical_or_(count > 1)
+
+    @torch.no_grad()
+    def align(self) -> None:
+        """Gives every process the first one's moments; rounding may have moved them apart. Only with ``sync``."""
+        for value in (self.mean, self.var, self.seen, self.spread_known):
+            value.copy_(from_first(value, sync=self.sync))
 
     def _moved(self, old: Tensor, new: Tensor, first: Tensor, present: Tensor) -> Tensor:
         """``new`` where a class is there for the first time, the average where it is there again, else ``old``."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from longtail.losses.state import from_first
 from longtail.replay.base import FeatureReplay, Level, Pool, RegionRows, ReplayRows
 from longtail.replay.class_groups import Grouping, Noise, group_classes
 from longtail.replay.running_moments import Moment, RunningMoments, SingleSample
@@ -172,7 +173,8 @@ class VirtualFeatures(FeatureReplay):
     @torch.no_grad()
     def adapt(self, loss_sum: Tensor, count: Tensor) -> None:
         """Moves the probabilities after a validation round (section 3.2). The first round, and those before the warm-up
-        is over, only set what the next is compared with.
+        is over, only set what the next is compared with. With ``sync`` the first process's moments, groups and
+        probabilities hold for all, which therefore must all call it.
 
         Args:
             loss_sum: (C + 1,) summed classification loss of the validation rows of every class, background last, over
@@ -184,13 +186,14 @@ class VirtualFeatures(FeatureReplay):
         else:
             current = loss_sum / count.clamp(min=1)
         current, present = current[: self.num_classes].double(), (count[: self.num_classes] > 0).double()
+        self.moments.align()
         adapts = self.raise_factor > 1 or self.lower_factor < 1
         if adapts and self.rounds > 0 and self.steps >= self.warmup_steps:
-            groups = self._grouped().to(self.prob.device)
+            groups = from_first(self._grouped().to(self.prob.device), sync=self.sync)
             change = self._change(groups, current, present)
             factor = torch.ones_like(change).masked_fill(change > 0, self.lower_factor)
             factor = factor.masked_fill(change < 0, self.raise_factor)[groups.clamp(min=0)].masked_fill(groups < 0, 1.0)
-            self.prob.copy_((self.prob * factor).clamp(0, 1))
+            self.prob.copy_(from_first((self.prob * factor).clamp(0, 1), sync=self.sync))
         self.previous_loss.copy_(current)
         self.previous_count.copy_(present)
         self.rounds += 1
