@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from longtail.losses import ClassificationLoss, EqualizationLossV2, GroupSoftmaxLoss, ObjectnessSoftmax, SeesawLoss
 from longtail.models import cascade_rcnn, mask_rcnn
 from longtail.models.tiny import tiny32
-from longtail.replay import VirtualFeatures
+from longtail.replay import ObjectMemory, VirtualFeatures
 
 C = 4
 COUNTS = torch.tensor([1, 3, 5, 9])
@@ -122,10 +122,16 @@ def test_every_stage_of_a_cascade_has_moments_of_its_own_and_its_weight() -> Non
     assert {name for name in losses if name.startswith("loss_replay")} == {f"loss_replay_{n}" for n in range(3)}
     means = [stage.replay[0].moments.mean for stage in model.stages]
     assert not torch.equal(means[0], means[1])
+    assert [stage.replay[0].number for stage in model.stages] == [0, 1, 2], "each draws for itself"
     assert [record.weight for record in model.head_records()] == [1.0, 0.5, 0.25]
     whole, part = losses["loss_replay_2"].detach().clone(), model.stages[2].replay[0]
     logits = model.stages[2].classifier(part.moments.mean[[0, 2]])
     assert 0 < whole < 0.25 * 0.1 * 3 * torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+
+
+def test_parts_of_one_kind_are_numbered() -> None:
+    model = detector(virtual(), ObjectMemory(C, COUNTS > 1), virtual())
+    assert [part.number for part in model.box.replay] == [0, 0, 1]
 
 
 def test_one_step_in_bf16() -> None:

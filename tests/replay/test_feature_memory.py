@@ -173,6 +173,18 @@ def test_switched_off(options: dict[str, int]) -> None:
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+def test_memories_of_one_detector_draw_apart() -> None:
+    memories = [FeatureMemory(C, torch.ones(C)) for _ in range(3)]
+    memories[2].number = 1
+    found = []
+    for memory in memories:
+        rows = step(memory, image(0, 1, seed=3))
+        assert rows is not None
+        found.append(rows.proposals)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_draws_depend_on_the_seed_of_the_pictures_alone() -> None:
     found = []
     for seed in (1, 1, 2):

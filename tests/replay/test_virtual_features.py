@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from longtail.replay import RegionRows, VirtualFeatures
+from longtail.replay.base import number_parts
 from longtail.replay.virtual_features import draw_source, initial_probabilities
 
 COUNTS = torch.tensor([1, 4, 100, 0])
@@ -103,6 +106,20 @@ def test_draws_depend_on_the_step_alone() -> None:
     first, second = step(one, [4], seed=5), step(other, [4], seed=5)
     assert torch.equal(first.features, second.features)
     assert not torch.equal(step(one, [4], seed=6).features, second.features)
+
+
+def test_parts_of_one_detector_draw_apart_and_the_first_as_if_alone() -> None:
+    alone, parts = part(), [part(), nn.Identity(), part(), part()]
+    number_parts(parts)
+    stacked = [parts[0], parts[2], parts[3]]
+    for each in (alone, *stacked):
+        assert step(each, [0, 0, 1, 1, 2, 2]) is not None
+    first = step(alone, [4], seed=5).features
+    features = [step(each, [4], seed=5).features for each in stacked]
+    assert torch.equal(features[0], first)
+    assert not any(torch.equal(one, other) for one, other in combinations(features, 2))
+    chances = [torch.rand(50, generator=draw_source([{"draw_seed": 5}], number)) for number in range(3)]
+    assert len({tuple((own < 0.5).tolist()) for own in chances}) == 3
 
 
 def update_loop(prob, previous, current, groups, *, alpha=1.1, beta=0.9, norm):

@@ -33,7 +33,7 @@ from longtail.models.rcnn import (
 )
 from longtail.models.region_head import BoxStage, StageResult
 from longtail.models.two_stage import Pyramid, RegionPredictions, Size, TwoStageDetector
-from longtail.replay.base import FeatureReplay
+from longtail.replay.base import FeatureReplay, number_parts
 from longtail.sampling.regions import RegionSampler
 
 #: what a box stage keeps of its regions for auxiliary losses
@@ -94,6 +94,7 @@ class CascadeRCNN(TwoStageDetector):
                 f"{len(box)} stages and {len(mask)} mask branches"
             )
         self.box = nn.ModuleList(box)
+        number_parts(part for stage in box for part in stage.replay)
         self.mask = nn.ModuleList(mask)
 
     @property

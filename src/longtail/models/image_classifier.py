@@ -17,7 +17,7 @@ from longtail.models.base import ClassHead, HeadRecord, TrainableModel
 from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, step_generator
 from longtail.models.replay_losses import BoxRows, all_rows, classification_losses, region_normalisers
-from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows
+from longtail.replay.base import FeatureReplay, RegionRows, ReplayRows, number_parts
 from longtail.schema.errors import UsageError
 
 
@@ -70,6 +70,7 @@ class PictureHead(nn.Module):
         self.classification_loss = loss
         self.classifier = layer
         self.replay = nn.ModuleList(replay)
+        number_parts(self.replay)
         if any(part.level != "embedded" for part in self.replay):
             raise UsageError("pictures have no pooled regions; use replay parts of level 'embedded'")
         self.adjustment: nn.Module | None = None

@@ -28,7 +28,7 @@ from longtail.models.replay_losses import (
     joining_box_rows,
     region_normalisers,
 )
-from longtail.replay.base import FeatureReplay, ReplayRows
+from longtail.replay.base import FeatureReplay, ReplayRows, number_parts
 from longtail.sampling.regions import RegionSampler
 from longtail.schema.errors import UsageError
 
@@ -102,6 +102,7 @@ class BoxStage(nn.Module):
         self.matcher = matcher
         self.sampler = sampler
         self.replay = nn.ModuleList(replay)
+        number_parts(self.replay)
         if classifier.level == "pooled" and any(part.level == "embedded" for part in self.replay):
             raise UsageError(
                 f"the classifier {classifier.name!r} takes pooled features, a replay part adds embedded ones; use a "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -76,10 +77,13 @@ class FeatureReplay(nn.Module, ABC):
     Attributes:
         level: where its features live: ``"pooled"`` (output of RoIAlign) or ``"embedded"`` (input of the last layer).
         per_rank: names of buffers that differ between ranks (banks, draws); all others are equal on every rank.
+        number: which of a detector's parts of the same kind it is, from 0; parts that are given one source of draws
+            draw different things. :func:`number_parts` sets it.
     """
 
     level: ClassVar[Level] = "embedded"
     per_rank: ClassVar[frozenset[str]] = frozenset()
+    number: int = 0
 
     @abstractmethod
     def step(
@@ -91,6 +95,15 @@ class FeatureReplay(nn.Module, ABC):
 
     def after_logits(self, rows: RegionRows, logits: Tensor, update_state: bool) -> None:
         """Called with all rows (this step's, then replayed ones) and their logits, before the loss."""
+
+
+def number_parts(parts: Iterable[nn.Module]) -> None:
+    """Numbers the parts of every kind, in order; modules of other kinds may be among them."""
+    count: Counter[type[nn.Module]] = Counter()
+    for part in parts:
+        if isinstance(part, FeatureReplay):
+            part.number = count[type(part)]
+            count[type(part)] += 1
 
 
 def virtual_rows(rows: RegionRows, features: Tensor, labels: Tensor, weight: Tensor) -> ReplayRows:

@@ -117,7 +117,7 @@ class FeatureMemory(FeatureReplay):
         """The added rows, or None if there are none or ``update_state`` is False."""
         if not update_state or not self.classes or not self.count:
             return None
-        generator = source_of(targets)
+        generator = source_of(targets, self.number)
         labels, values = self._around_objects(rows, targets, pool, generator)
         where = self.bank.place(values)
         queue = first_rows(labels.to(where), self.num_classes, self.capacity)
@@ -202,10 +202,10 @@ class FeatureMemory(FeatureReplay):
         return labels, values
 
 
-def source_of(targets: Sequence[Mapping[str, Any]]) -> torch.Generator | None:
-    """The source of a step's draws, on the host; None = PyTorch's own."""
+def source_of(targets: Sequence[Mapping[str, Any]], number: int = 0) -> torch.Generator | None:
+    """The source of the draws of a step and a part of this number, on the host; None = PyTorch's own."""
     seed = targets[0].get("draw_seed") if targets else None
-    return None if seed is None else torch.Generator().manual_seed(int(seed) ^ _SALT)
+    return None if seed is None else torch.Generator().manual_seed(int(seed) ^ (_SALT + number))
 
 
 def first_rows(labels: Tensor, num_classes: int, most: int) -> Tensor:

@@ -162,7 +162,7 @@ class VirtualFeatures(FeatureReplay):
     def _draw(self, targets: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         """Classes (M,) that give a row, and standard normal noise (M, D). Drawn on the host, so that every device gets
         the same; the number of classes is the one thing read back."""
-        generator = draw_source(targets)
+        generator = draw_source(targets, self.number)
         chance = torch.rand(self.num_classes, generator=generator, dtype=torch.float64)
         wanted = (chance.to(self.prob.device, non_blocking=True) < self.prob) & self.moments.seen
         wanted &= self.steps >= self.warmup_steps
@@ -248,7 +248,7 @@ def initial_probabilities(instance_counts: Tensor, *, scale: float, power: float
     return torch.where(counts > 0, (scale * share.pow(power)).clamp(0, 1), 0.0)
 
 
-def draw_source(targets: Sequence[Mapping[str, Any]]) -> torch.Generator | None:
-    """The source of a step's draws, made of the first picture's seed, or None = PyTorch's own."""
+def draw_source(targets: Sequence[Mapping[str, Any]], number: int = 0) -> torch.Generator | None:
+    """The source of a step's draws, made of the first picture's seed and the part's number, or None = PyTorch's own."""
     seed = targets[0].get("draw_seed") if targets else None
-    return None if seed is None else torch.Generator().manual_seed((int(seed) ^ SALT) & (2**63 - 1))
+    return None if seed is None else torch.Generator().manual_seed((int(seed) ^ (SALT + number)) & (2**63 - 1))
