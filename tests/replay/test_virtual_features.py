@@ -122,6 +122,16 @@ def test_parts_of_one_detector_draw_apart_and_the_first_as_if_alone() -> None:
     assert len({tuple((own < 0.5).tolist()) for own in chances}) == 3
 
 
+def test_a_pass_in_evaluation_mode_is_no_step() -> None:
+    one = part()
+    step(one, [0, 1, 2])
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    assert step(one.eval(), [0, 1, 2], seed=1) is None
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+    assert step(one.train(), [0, 1, 2], seed=1) is not None
+    assert int(one.steps) == 2
+
+
 def update_loop(prob, previous, current, groups, *, alpha=1.1, beta=0.9, norm):
     """Group by group and class by class."""
     found = list(prob)

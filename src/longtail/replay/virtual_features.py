@@ -130,8 +130,9 @@ class VirtualFeatures(FeatureReplay):
     def step(
         self, rows: RegionRows, targets: Sequence[Mapping[str, Any]], pool: Pool, update_state: bool
     ) -> ReplayRows | None:
-        """Takes this step's rows in and draws; None if nothing is drawn or ``update_state`` is False."""
-        if not update_state:
+        """Takes this step's rows in and draws; None if nothing is drawn, ``update_state`` is False, or in evaluation
+        mode: a pass that fills another part's memory is no training step."""
+        if not update_state or not self.training:
             return None
         self.moments.update(rows.features, rows.labels)
         if not self.draws:
