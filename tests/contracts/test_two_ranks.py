@@ -17,10 +17,19 @@ from contract_parts import BOX_LOSSES, LOSSES, REPLAYS, build, logits_and_labels
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from longtail.losses import EqualizationLossV2, EqualizedFocalLoss, GHMRegression, MeanScore, SeesawLoss, SmoothL1Loss
+from longtail.losses import (
+    EqualizationLossV2,
+    EqualizedFocalLoss,
+    GHMRegression,
+    MeanScore,
+    SeesawLoss,
+    SmoothL1Loss,
+    SoftmaxCrossEntropy,
+)
 from longtail.losses.mean_score import observations
 from longtail.losses.state import from_first, gather_on_first, gather_rows, shared_normalisers, sum_over_ranks
 from longtail.models import DeconfoundedClassifier, DenseHead, Matcher
+from longtail.models.replay_losses import BoxRows, region_normalisers
 from longtail.replay import RegionRows, VirtualFeatures
 from longtail.training.averages import mean_losses
 from longtail.training.checkpoint import per_rank_names
@@ -187,6 +196,25 @@ def virtual_features(rank):
         assert per_rank_names(part) == (set() if sync else {"prob", *(f"moments.{n}" for n in part.moments.per_rank)})
 
 
+def rows_with_a_mean_of_their_own(rank):
+    """Shared, they are divided by the half of all processes' rows; otherwise by this process's, at least 1."""
+    loss = SoftmaxCrossEntropy(5)
+    for sync in (True, False):
+        part = VirtualFeatures(5, 8, torch.ones(5), scale=1e9, sync=sync)
+        targets, pool = step_inputs("embedded")
+        regions = region_rows(24, "embedded", seed=rank)
+        part.step(regions, targets, pool, True)
+        part.prob.copy_(torch.arange(5) < (1, 4)[rank])
+        part.moments.seen.fill_(True)
+        for replayed in (part.step(regions, targets, pool, True), None):
+            own = {} if replayed is None else {0: replayed}
+            box = BoxRows(regions.labels[:0], regions.proposals[:0], regions.proposals[:0], None, 1.0)
+            found = region_normalisers(loss, regions.labels, own, box, {}, parts=1)
+            assert float(found.classification) == 24
+            if own:
+                assert float(found.separate[0]) == (2.5 if sync else (1, 4)[rank])
+
+
 def classifiers(rank):
     """The deconfounded classifier's mean is that of all processes' objects together; one may have none."""
     classifier = DeconfoundedClassifier(4, 6, momentum=0.5)
@@ -270,6 +298,7 @@ if __name__ == "__main__":
     replays(this_rank)
     mean_scores(this_rank)
     virtual_features(this_rank)
+    rows_with_a_mean_of_their_own(this_rank)
     classifiers(this_rank)
     dense_heads(this_rank)
     dist.barrier()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longtail.losses.base import ClassificationLoss
-from longtail.losses.state import shared_normalisers
+from longtail.losses.state import at_least_one, shared_normalisers
 from longtail.replay.base import RegionRows, ReplayRows
 
 
@@ -48,20 +48,20 @@ def region_normalisers(
     """The divisors of one step, over all processes, in one message.
 
     Every process sends a number for every one of the ``parts`` replay parts, 0 where the part gave no rows or its rows
-    have no mean of their own.
+    have no mean of their own. Rows whose mean is this process's alone are divided by their own number.
     """
     separate = {part: rows for part, rows in replayed.items() if not rows.joins_normaliser}
-    counts = [
-        _joint_count(loss, labels, list(replayed.values())),
-        box.count,
-        *(
-            loss.normaliser_count(separate[p].labels, separate[p].weight) if p in separate else 0.0
-            for p in range(parts)
-        ),
-        *(separate_box[p].count if p in separate_box else 0.0 for p in range(parts)),
+    own = [
+        loss.normaliser_count(separate[p].labels, separate[p].weight) if p in separate else 0.0 for p in range(parts)
     ]
+    own_box = [separate_box[p].count if p in separate_box else 0.0 for p in range(parts)]
+    counts = [_joint_count(loss, labels, list(replayed.values())), box.count, *own, *own_box]
     shared = shared_normalisers(counts, device=labels.device)
-    return Normalisers(shared[0], shared[1], shared[2 : 2 + parts], shared[2 + parts :])
+    divisors, box_divisors = shared[2 : 2 + parts], shared[2 + parts :]
+    for part, rows in separate.items():
+        if not rows.shares_mean:
+            divisors[part], box_divisors[part] = at_least_one(own[part]), at_least_one(own_box[part])
+    return Normalisers(shared[0], shared[1], divisors, box_divisors)
 
 
 def _joint_count(loss: ClassificationLoss, labels: Tensor, replayed: Sequence[ReplayRows]) -> Tensor | float:

@@ -44,6 +44,7 @@ class ReplayRows(RegionRows):
             their own, scaled by ``loss_weight`` (FASA).
         trains_box: whether the rows also train the box regressor.
         loss_weight: factor of the separate term.
+        shares_mean: whether a separate mean is over the rows of all processes, or over this process's own.
         updates_loss_state: whether these rows may change the running state of the classification loss. Rows with a
             mean of their own may not: their part of the loss is computed only on the ranks that have such rows, and
             state that is summed over the ranks would wait for the others for ever.
@@ -59,6 +60,7 @@ class ReplayRows(RegionRows):
     joins_normaliser: bool = True
     trains_box: bool = True
     loss_weight: float = 1.0
+    shares_mean: bool = True
     updates_loss_state: bool = True
     second_labels: Tensor | None = None
     second_weight: Tensor | None = None

@@ -43,7 +43,8 @@ class VirtualFeatures(FeatureReplay):
         groups: (C,) int64 for ``grouping="frequency"``, or None.
         norm: loss of a class in a round: ``"class_mean"`` over its rows; ``"total"``, its sum over the rows of all
             classes, as in the released code, where a group's loss is then the sum over its classes.
-        sync: whether all processes share the moments, groups and probabilities; draws differ in any case.
+        sync: whether all processes share the moments, groups, probabilities and the mean of the rows' losses; draws
+            differ in any case.
 
     Shapes:
         rows.features (N, D), rows.labels (N,) in 0..C. M rows come back, 0 < M <= C, one per class, in order of the
@@ -157,6 +158,7 @@ class VirtualFeatures(FeatureReplay):
             joins_normaliser=False,
             trains_box=False,
             loss_weight=self.loss_weight,
+            shares_mean=self.sync,
             updates_loss_state=False,
         )
 
