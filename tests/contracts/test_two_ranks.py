@@ -186,7 +186,12 @@ def virtual_features(rank):
         for worse in (1.0, 2.0):
             part.prob.mul_(0.5)
             part.adapt(sum_over_ranks(torch.ones(6) * worse), torch.ones(6))
-        equal_on_both(shared_buffers(part), f"VirtualFeatures(sync={sync})")
+        follower = copy.deepcopy(part)
+        if sync:
+            follower.moments.mean.add_(rank)
+        follower.follow(part)
+        for each in (part, follower):
+            equal_on_both(shared_buffers(each), f"VirtualFeatures(sync={sync})")
         both = [None, None]
         dist.all_gather_object(both, (part.moments.mean, drawn.features))
         assert torch.equal(both[0][0], both[1][0]) == sync

@@ -203,7 +203,9 @@ class VirtualFeatures(FeatureReplay):
 
     @torch.no_grad()
     def follow(self, other: VirtualFeatures) -> None:
-        """Takes another part's probabilities over: those of a cascade's first stage hold for all of them."""
+        """Takes another part's probabilities over: those of a cascade's first stage hold for all of them. The moments
+        become those of the first process, as in :meth:`adapt`."""
+        self.moments.align()
         self.prob.copy_(other.prob)
 
     def _change(self, groups: Tensor, current: Tensor, present: Tensor) -> Tensor:
