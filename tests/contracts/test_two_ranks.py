@@ -195,9 +195,9 @@ def virtual_features(rank):
         both = [None, None]
         dist.all_gather_object(both, (part.moments.mean, drawn.features))
         assert torch.equal(both[0][0], both[1][0]) == sync
+        assert not torch.equal(both[0][1], both[1][1])
         dist.all_gather_object(both, part.prob)
         assert not sync or torch.equal(*both)
-        assert not torch.equal(both[0][1], both[1][1])
         assert per_rank_names(part) == (set() if sync else {"prob", *(f"moments.{n}" for n in part.moments.per_rank)})
 
 

@@ -227,7 +227,9 @@ def test_a_missing_scikit_learn_is_found_before_training(
     assert not list(tmp_path.iterdir())
     run(smoke_set, tmp_path / "static", recipe("fasa", part(raise_factor=1, lower_factor=1)))
     table = AnnotationTable.from_coco(smoke_set.train)
-    data = TrainingData(table, None, table.statistics(edges=(5, 25)), table, None, holdout=table)
+    data = TrainingData(
+        table, smoke_set.images, table.statistics(edges=(5, 25)), table, smoke_set.images, holdout=table
+    )
     for quiet in (part(grouping="none"), part(grouping="frequency"), "stages.*.passes_after_epoch=[]"):
         refuse_early(recipe("fasa", quiet), data)
 
