@@ -225,6 +225,8 @@ def test_bad_requests_are_refused_before_training(smoke_set: GeneratedSet, tmp_p
         train(recipe("baseline"), train=smoke_set.train, images=tmp_path / "no", out=tmp_path / "run")
     with pytest.raises(UsageError, match="anchor_sizes"):
         run(smoke_set, tmp_path / "a", recipe("baseline", "model.proposals.anchor_sizes=[8, 16]"))
+    with pytest.raises(UsageError, match="matches no parameter"):
+        run(smoke_set, tmp_path / "a", recipe("baseline", "stages.*.optimiser.groups=[{match: 'decoder*'}]"))
     assert not (tmp_path / "a").exists(), "nothing is written before a request is known to make sense"
     (tmp_path / "two.yaml").write_text(TWO_STAGES)
     late = recipe(tmp_path / "two.yaml", "stages.classifier.trainable.only=[box.clasifier]")

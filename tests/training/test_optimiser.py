@@ -34,6 +34,7 @@ def test_frozen_parameters_are_left_out_and_both_optimisers_exist() -> None:
 def test_patterns_that_match_nothing_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="matches no parameter"):
         parameter_groups(small(), SGD(groups=(ParameterGroup(match="head.*"),)))
+    parameter_groups(small(), SGD(groups=(ParameterGroup(match="head.*", optional=True),)))
     with pytest.raises(UsageError, match="matches no parameter"):
         freeze(small(), Trainable(freeze=("backbon",)))
     with pytest.raises(UsageError, match="nothing trains"):

@@ -47,6 +47,7 @@ class ParameterGroup(Part):
     match: str = Field(description="Shell pattern on the parameter's name, e.g. `backbone.*`; the first match counts.")
     lr_factor: float = Field(1.0, ge=0, description="Factor on the learning rate.")
     weight_decay: float | None = Field(None, ge=0, description="Their own weight decay.")
+    optional: bool = Field(False, description="No error if the model has no such parameter.")
 
 
 class OptimiserPart(Part):

@@ -43,7 +43,7 @@ from longtail.training.class_losses import LossPictures
 from longtail.training.classifying import one_label_each
 from longtail.training.exemplars import learned
 from longtail.training.material import TrainingData
-from longtail.training.optimiser import build_optimiser
+from longtail.training.optimiser import build_optimiser, parameter_groups
 from longtail.training.proposing import check_proposals
 from longtail.training.schedule import total_steps
 from longtail.training.stage import Stage
@@ -109,6 +109,7 @@ def refuse_early(recipe: Recipe, data: TrainingData) -> None:
         stage_sampler(spec, data.table, seed=recipe.seed)
         model = build_model(recipe, spec, data.statistics, pretrained=False)
         check_stepwise(recipe, spec, freeze(model, spec.trainable))
+        parameter_groups(model, spec.optimiser)
         check_passes(spec, model, data)
 
 

@@ -38,11 +38,11 @@ def parameter_groups(model: nn.Module, spec: OptimiserPart) -> list[dict[str, An
     Every group carries ``base_lr``, from which the schedule computes ``lr``.
 
     Raises:
-        UsageError: a group pattern that matches no parameter at all.
+        UsageError: a group pattern that matches no parameter at all, of a group that is not ``optional``.
     """
     names = [name for name, _ in model.named_parameters()]
     for group in spec.groups:
-        if not any(group_matches(group, name) for name in names):
+        if not group.optional and not any(group_matches(group, name) for name in names):
             raise UsageError(f"the optimiser group {group.match!r} matches no parameter of the model")
     norms = norm_parameters(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
