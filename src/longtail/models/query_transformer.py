@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,7 +127,32 @@ def query_transformer(
             nn.init.zeros_(convolution.bias)
         projections.append(nn.Sequential(convolution, nn.GroupNorm(32, channels)))
     transformer.input_proj = nn.ModuleList(projections)
+    start_as_published(transformer)
     return transformer
+
+
+def start_as_published(transformer: Any) -> None:
+    """Draws the matrices anew that transformers draws from N(0, 0.02), as the released code of Deformable DETR does.
+
+    Xavier-uniform are the feed-forward layers, the decoder's self-attention, and with two stages ``enc_output`` and
+    ``pos_trans``. Query, key and value of the self-attention are one matrix (3 d, d) in the released code (PyTorch's
+    ``MultiheadAttention``), which makes their bound ``sqrt(6 / (4 d))`` instead of ``sqrt(6 / (2 d))``. Learned queries
+    are N(0, 1). All biases stay zero, and the deformable attention, ``level_embed``, ``reference_points`` and
+    ``input_proj`` as they are: they start as published already.
+    """
+    for layer in [*transformer.encoder.layers, *transformer.decoder.layers]:
+        nn.init.xavier_uniform_(layer.mlp.fc1.weight)
+        nn.init.xavier_uniform_(layer.mlp.fc2.weight)
+    for layer in transformer.decoder.layers:
+        attention = layer.self_attn
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
+        nn.init.xavier_uniform_(attention.o_proj.weight)
+    if transformer.config.two_stage:
+        nn.init.xavier_uniform_(transformer.enc_output.weight)
+        nn.init.xavier_uniform_(transformer.pos_trans.weight)
+    else:
+        nn.init.normal_(transformer.query_position_embeddings.weight)
 
 
 def inverse_sigmoid(share: Tensor) -> Tensor:
