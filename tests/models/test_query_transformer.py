@@ -73,3 +73,21 @@ def test_deformable_attention_starts_on_its_grid() -> None:
         assert not attention.attention_weights.weight.any()
         offsets = attention.sampling_offsets.bias.detach().reshape(4, 4, 4, 2)
         assert torch.allclose(offsets.abs().amax(dim=-1), torch.arange(1.0, 5.0).expand(4, 4, 4)), "n cells away"
+
+
+def test_the_maps_themselves_are_not_dropped() -> None:
+    model = transformer(dropout=0.5)
+    entered: list[Tensor] = []
+    model.encoder.layers[0].register_forward_pre_hook(lambda layer, inputs: entered.append(inputs[0]))
+    maps = torch.rand(1, 4, CHANNELS)
+    model.encoder.train()(
+        inputs_embeds=maps,
+        attention_mask=torch.ones(1, 4, dtype=torch.bool),
+        spatial_position_embeddings=torch.zeros(1, 4, CHANNELS),
+        spatial_shapes=torch.tensor([[1, 1]] * 4),
+        spatial_shapes_list=[(1, 1)] * 4,
+        level_start_index=torch.arange(4),
+        valid_ratios=torch.ones(1, 4, 2),
+    )
+    assert torch.equal(entered[0], maps)
+    assert model.encoder.layers[0].dropout == model.encoder.layers[0].mlp.dropout == 0.5

@@ -116,6 +116,9 @@ def query_transformer(
     )
     transformer: Any = DeformableDetrModel(config)
     del transformer.backbone
+    transformer.encoder.dropout = (
+        0.0  # of the maps themselves, which the released code does not drop; not of its layers
+    )
     projections = []
     before = list(map_channels)
     for level in range(levels):
