@@ -15,7 +15,9 @@ from torchvision.ops import box_convert, generalized_box_iou
 from longtail.losses import EqualizedFocalLoss, FocalLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from longtail.losses.auxiliary import Record
 from longtail.models import DeformableDETR, Inference, deformable_detr, resnet_fpn, tiny32, transformers_state
+from longtail.models.classifiers import CosineClassifier, LinearClassifier, NormedLinear
 from longtail.models.deformable_detr import select_queries
+from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
 from longtail.schema import UsageError
 from longtail.schema.stage import Trainable
@@ -197,6 +199,24 @@ def test_best_pairs_with_and_without_suppression() -> None:
     assert found["labels"].tolist() == [0, 0, 1]
     suppressed = select_queries(scores, boxes, Inference(score_threshold=0.15, nms_threshold=0.6))
     assert torch.equal(suppressed["scores"], torch.tensor([0.9, 0.2]))
+
+
+@pytest.mark.parametrize("classifier", [LinearClassifier, CosineClassifier, NormedLinear, LearnableWeightScaling])
+def test_training_and_detection_use_the_same_classifier(classifier: Any) -> None:
+    loss = FocalLoss(CLASSES)
+    assert classifier.name in loss.classifiers
+    model = detector(classification_loss=loss, classifier=classifier).eval()
+    images, targets = batch()
+    record = Record(["query_features", "query_logits"])
+    model.observe(images, targets, record)
+    for states, logits, head in zip(
+        record["query_features"], record["query_logits"], model.class_embed[:2], strict=True
+    ):
+        rows = head.detection_logits(states.flatten(0, 1), CLASSES)
+        assert torch.allclose(logits.flatten(0, 1), rows, atol=1e-6)
+    shared = Record(["shared_query_logits"], given={"query_features": record["query_features"]})
+    model.observe(images, targets, shared)
+    assert torch.equal(shared["shared_query_logits"], record["query_logits"])
 
 
 def test_record_and_steps_of_frozen_parts() -> None:

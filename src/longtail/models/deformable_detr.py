@@ -144,7 +144,7 @@ class DeformableDETR(Detector):
                 record.keep("object_queries", self.criterion.object_queries(outputs, Objects.of(scaled)))
             if "query_features" in record.given:
                 given = record.given["query_features"].unbind()
-                shared = [self.class_embed[layer](states) for layer, states in enumerate(given)]
+                shared = [self._classified(layer, states) for layer, states in enumerate(given)]
                 record.keep("shared_query_logits", torch.stack(shared))
         return outputs, features, scaled
 
@@ -172,7 +172,7 @@ class DeformableDETR(Detector):
         references = [found.init_reference_points, *found.intermediate_reference_points.unbind(dim=1)]
         logits, boxes = [], []
         for layer, state in enumerate(states):
-            logits.append(self.class_embed[layer](state))
+            logits.append(self._classified(layer, state))
             offset = self.bbox_embed[layer](state)
             reference = inverse_sigmoid(references[layer])
             missing = offset.shape[-1] - reference.shape[-1]  # a learned reference is a point without a size
@@ -186,6 +186,11 @@ class DeformableDETR(Detector):
             logits, boxes, found.enc_outputs_class[..., 0], found.enc_outputs_coord_logits.sigmoid()
         )
         return proposed, states
+
+    def _classified(self, layer: int, state: Tensor) -> Tensor:
+        """Class logits (B, Q, K) of a layer's queries (B, Q, d): classifiers take rows (N, d)."""
+        logits: Tensor = self.class_embed[layer](state.flatten(0, 1))
+        return logits.unflatten(0, state.shape[:2])
 
     @property
     def _config(self) -> Any:
