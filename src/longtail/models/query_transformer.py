@@ -116,9 +116,8 @@ def query_transformer(
     )
     transformer: Any = DeformableDetrModel(config)
     del transformer.backbone
-    transformer.encoder.dropout = (
-        0.0  # of the maps themselves, which the released code does not drop; not of its layers
-    )
+    # of the maps themselves, which the released code does not drop; not of the encoder's layers
+    transformer.encoder.dropout = 0.0
     projections = []
     before = list(map_channels)
     for level in range(levels):
