@@ -105,6 +105,66 @@ def test_a_thin_box_vanishes_as_in_the_released_code_unless_it_must_cover() -> N
     assert MaskedFeatureDistillation(HEAD, mask_round="cover").mask(*arguments).any()
 
 
+@pytest.mark.parametrize("chosen", [[True, False, True], [False, False, False], [True, True, True]])
+def test_objects_that_are_not_chosen_are_as_if_they_were_not_there(chosen: list[bool]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    maps, other = ({"0": torch.randn(1, 2, 8, 8, generator=generator)} for _ in range(2))
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [30.0, 8.0, 60.0, 40.0], [4.0, 40.0, 40.0, 60.0]])
+    labels, kept, size = torch.tensor([0, 2, 0]), torch.tensor(chosen), [(64, 64)]
+    loss = MaskedFeatureDistillation(HEAD)
+    records = make_record(maps, size, size[0]), make_record(other, size, size[0])
+    marked = loss(*records, [{"boxes": boxes, "labels": labels, "chosen": kept}])
+    without = loss(*records, [{"boxes": boxes[kept], "labels": labels[kept]}])
+    assert torch.equal(marked["loss_masked_features"], without["loss_masked_features"])
+    if all(chosen):
+        assert torch.equal(
+            marked["loss_masked_features"], loss(*records, [{"boxes": boxes, "labels": labels}])["loss_masked_features"]
+        )
+
+
+def test_boxes_are_not_taken_out_by_their_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a mask as an index makes the host wait for the number of its true entries
+    asked: list[torch.dtype] = []
+    original = torch.Tensor.__getitem__
+
+    def watched(own: torch.Tensor, key: object) -> torch.Tensor:
+        asked.extend([key.dtype] if isinstance(key, torch.Tensor) else [])
+        return original(own, key)
+
+    monkeypatch.setattr(torch.Tensor, "__getitem__", watched)
+    maps = {"0": torch.zeros(1, 1, 4, 4)}
+    record = make_record(maps, [(32, 32)], (32, 32))
+    target = {
+        "boxes": torch.tensor([[0.0, 0.0, 32.0, 32.0]]),
+        "labels": torch.tensor([0]),
+        "chosen": torch.tensor([True]),
+    }
+    MaskedFeatureDistillation(HEAD)(record, record, [target])
+    assert asked
+    assert torch.bool not in asked
+
+
+def test_masks_of_boxes_that_touch_the_borders_end_there() -> None:
+    loss, cover = MaskedFeatureDistillation(HEAD), MaskedFeatureDistillation(HEAD, mask_round="cover")
+    frame = ((40, 48), (64, 64), (8, 8))  # a picture of 5 x 6 cells within a batch of 8 x 8
+    head = torch.tensor([0])
+    whole = torch.zeros(8, 8, dtype=torch.bool)
+    whole[:5, :6] = True
+    corner = torch.zeros(8, 8, dtype=torch.bool)
+    corner[3:5, 4:6] = True
+    for each in (loss, cover):
+        assert torch.equal(each.mask(torch.tensor([[0.0, 0.0, 48.0, 40.0]]), head, *frame), whole)
+        assert torch.equal(each.mask(torch.tensor([[32.0, 24.0, 48.0, 40.0]]), head, *frame), corner)
+    full = ((64, 64), (64, 64), (8, 8))
+    assert loss.mask(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), head, *full).all()
+    assert cover.mask(torch.tensor([[60.0, 60.0, 64.0, 64.0]]), head, *full).nonzero().tolist() == [[7, 7]]
+    assert not loss.mask(torch.tensor([[60.0, 60.0, 63.0, 64.0]]), head, *full).any(), (
+        "less than a cell, no border in it"
+    )
+    padded = MaskedFeatureDistillation(HEAD, mask_space="padded")
+    assert padded.mask(torch.tensor([[0.0, 0.0, 48.0, 40.0]]), head, *frame).all(), "stretched over the padding"
+
+
 def test_a_missing_record_and_a_wrong_mask_of_classes_are_named() -> None:
     with pytest.raises(KeyError, match="was not recorded"):
         Record({"maps"})["maps"]

@@ -53,13 +53,14 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
         """``{"loss_masked_features": scalar}``."""
         sizes: Sequence[tuple[int, int]] = student["image_sizes"]
         padded: tuple[int, int] = student["batch_size"]
-        targets = [chosen_objects(target) for target in targets]
         terms = []
         for name, own in student["maps"].items():
             other = teacher["maps"][name]
             mask = torch.stack(
                 [
-                    self.mask(target["boxes"], target["labels"], size, padded, own.shape[-2:])
+                    self.mask(
+                        target["boxes"], target["labels"], size, padded, own.shape[-2:], chosen=target.get("chosen")
+                    )
                     for target, size in zip(targets, sizes, strict=True)
                 ]
             ).to(own.dtype)  # (B, h, w)
@@ -68,9 +69,17 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
         return {"loss_masked_features": self.loss_weight * torch.cat(terms).mean()}
 
     def mask(
-        self, boxes: Tensor, labels: Tensor, size: tuple[int, int], padded: tuple[int, int], cells: Sequence[int]
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        padded: tuple[int, int],
+        cells: Sequence[int],
+        *,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """Union of the head-class boxes on a map of ``cells`` (h, w), shape (h, w), bool."""
+        """Union of the head-class boxes on a map of ``cells`` (h, w), shape (h, w), bool; of the ``chosen`` (G,) ones
+        if only some have a loss."""
         height, width = padded if self.mask_space == "image" else size
         h, w = int(cells[0]), int(cells[1])
         x1, y1, x2, y2 = boxes.unbind(dim=1)
@@ -83,12 +92,6 @@ class MaskedFeatureDistillation(AuxiliaryLoss):
         column = torch.arange(w, device=boxes.device)
         row = torch.arange(h, device=boxes.device)
         in_columns = (column >= left[:, None]) & (column < right[:, None])  # (G, w)
-        in_rows = (row >= top[:, None]) & (row < bottom[:, None]) & self.head[labels][:, None]  # (G, h)
+        counts = self.head[labels] if chosen is None else self.head[labels] & chosen  # (G,), without a host read
+        in_rows = (row >= top[:, None]) & (row < bottom[:, None]) & counts[:, None]  # (G, h)
         return torch.einsum("gh,gw->hw", in_rows.float(), in_columns.float()) > 0
-
-
-def chosen_objects(target: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``boxes`` and ``labels`` of the objects of a picture that have a loss."""
-    if "chosen" not in target:
-        return target
-    return {name: target[name][target["chosen"]] for name in ("boxes", "labels")}
