@@ -74,6 +74,14 @@ def test_equal_scores_keep_their_order_and_all_in_one_image_fill_up():
     assert select_exemplars(label, score, one_image, np.array([3])).tolist() == [True, True, True, False]
 
 
+def test_equal_scores_go_by_annotation_id_wherever_they_stand():
+    label, one_image = np.zeros(4, np.int32), np.zeros(4, np.int32)
+    score = np.array([0.9, 0.9, 0.95, 0.9], np.float32)
+    ids = np.array([40, 7, 90, 12])
+    assert exemplar_ranks(label, score, one_image, ids=ids).tolist() == [3, 1, 0, 2]
+    assert select_exemplars(label, score, one_image, np.array([2]), ids=ids).tolist() == [False, True, True, False]
+
+
 def test_no_confident_object_and_fewer_than_asked_for():
     label = np.array([0, 0, 1], np.int32)
     score = np.array([0.1, 0.3, 0.2], np.float32)

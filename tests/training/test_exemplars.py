@@ -229,6 +229,15 @@ def test_the_smooth_tail_set(spec: HeadDominant | TailDominant, small_set: Gener
     assert torch.equal(marks, torch.from_numpy(ignoring.chosen))
 
 
+def test_objects_of_equal_score_go_by_annotation_id(small_set: GeneratedSet) -> None:
+    data = tables(small_set)
+    table = replace(data.table, annotation_ids=data.table.annotation_ids[::-1].copy())
+    rows = np.arange(len(table.label))
+    equal = ObjectScores(rows, np.full(len(rows), 0.3, np.float32), np.full(len(rows), 0.3, np.float32))
+    kept = exemplar_data(HeadDominant(edges=(6,), counts=(1, 1)), replace(data, table=table), equal)[0].table
+    assert sorted(kept.annotation_ids) == sorted(table.annotation_ids[table.label == c].min() for c in set(table.label))
+
+
 def test_own_class_and_highest_score_choose_differently(small_set: GeneratedSet) -> None:
     data = tables(small_set)
     scores = given_scores(data.table)

@@ -14,12 +14,13 @@ def exemplar_ranks(
     score: NDArray[np.float32],
     image: NDArray[np.int32],
     *,
+    ids: NDArray[np.int64] | None = None,
     confidence: float = 0.5,
     one_per_image: bool = True,
 ) -> NDArray[np.int64]:
     """(A,) place of every object among those of its class, 0 = the best.
 
-    The objects of a class are sorted by score, equal scores by their position. Walking down this order, objects above
+    The objects of a class are sorted by score, equal scores by annotation id. Walking down this order, objects above
     ``confidence`` whose image has not given one yet come first; all others follow, in the same order. The first m of a
     list are the list for m.
 
@@ -27,10 +28,12 @@ def exemplar_ranks(
         label: (A,) class of every object.
         score: (A,) its score.
         image: (A,) its image.
+        ids: (A,) annotation ids; None = the positions.
         confidence: objects come first above this score, which itself is not enough.
         one_per_image: whether among those that come first every image has at most one object of the class.
     """
-    order = np.lexsort((np.arange(len(label)), -score.astype(np.float64), label))
+    ties = np.arange(len(label)) if ids is None else ids
+    order = np.lexsort((ties, -score.astype(np.float64), label))
     by_label, by_image = label[order].astype(np.int64), image[order].astype(np.int64)
     first = score[order] > confidence
     if one_per_image and len(order):
@@ -52,16 +55,17 @@ def select_exemplars(
     image: NDArray[np.int32],
     counts: NDArray[np.int64],
     *,
+    ids: NDArray[np.int64] | None = None,
     confidence: float = 0.5,
     one_per_image: bool = True,
 ) -> NDArray[np.bool_]:
     """(A,) which objects are among the first ``counts`` (C,) of their class; a class with fewer keeps all.
 
     Args:
-        label, score, image, confidence, one_per_image: as for :func:`exemplar_ranks`; labels are 0..C-1.
+        label, score, image, ids, confidence, one_per_image: as for :func:`exemplar_ranks`; labels are 0..C-1.
         counts: (C,) objects per class, at least 0.
     """
-    ranks = exemplar_ranks(label, score, image, confidence=confidence, one_per_image=one_per_image)
+    ranks = exemplar_ranks(label, score, image, ids=ids, confidence=confidence, one_per_image=one_per_image)
     return ranks < counts[label]
 
 

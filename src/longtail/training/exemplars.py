@@ -139,6 +139,7 @@ def exemplar_data(spec: Exemplars, data: TrainingData, scores: ObjectScores) -> 
         scores.own if spec.score == "own_class" else scores.best,
         table.image_index[rows],
         limits,
+        ids=table.annotation_ids[rows],
         confidence=spec.confidence,
         one_per_image=spec.one_per_image,
     )
