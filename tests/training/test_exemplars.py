@@ -229,6 +229,39 @@ def test_the_smooth_tail_set(spec: HeadDominant | TailDominant, small_set: Gener
     assert torch.equal(marks, torch.from_numpy(ignoring.chosen))
 
 
+@pytest.mark.parametrize("unselected", ["drop", "ignore"])
+def test_lists_of_federated_pictures_survive(unselected: str, tmp_path: Path) -> None:
+    # category 7 is a tail class: picture 1 shows none, picture 2 says nothing of it, picture 3 not how many
+    lists: list[tuple[int, list[int], list[int]]] = [(1, [7], []), (2, [], [5]), (3, [5], [7]), (4, [5, 7], [])]
+    images = [
+        {"id": own, "file_name": f"{own}.png", "width": 32, "height": 32,
+         "neg_category_ids": negative, "not_exhaustive_category_ids": partly}
+        for own, negative, partly in lists
+    ]  # fmt: skip
+    objects = [(1, 1, 5), (2, 2, 5), (3, 3, 7), (4, 1, 5), (5, 4, 3)]  # id, picture, category
+    annotations = [
+        {"id": own, "image_id": image, "category_id": category, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+        for own, image, category in objects
+    ]
+    categories = [{"id": each, "name": str(each)} for each in (3, 5, 7)]
+    (tmp_path / "lvis.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    table = AnnotationTable.from_coco(tmp_path / "lvis.json")
+    data = TrainingData(table, None, table.statistics(edges=(1, 2)), None, None)
+    spec = HeadDominant(edges=(2,), counts=(0, 2)).model_copy(update={"unselected": unselected})
+    kept = exemplar_data(spec, data, given_scores(table))[0].table
+    assert set(kept.image_ids.tolist()) <= {1, 2}, "no tail object is kept, and no picture with nothing else"
+    spec = HeadDominant(edges=(2,), counts=("all", 1)).model_copy(update={"unselected": unselected})
+    kept = exemplar_data(spec, data, given_scores(table))[0].table
+    assert {3, 4} <= set(kept.image_ids.tolist())
+    assert kept.negatives is not None and kept.not_exhaustive is not None
+    for row, image in enumerate(kept.image_ids.tolist()):
+        _, negative, partly = lists[image - 1]
+        assert [(3, 5, 7)[label] for label in kept.negatives.of(row)] == negative
+        assert [(3, 5, 7)[label] for label in kept.not_exhaustive.of(row)] == partly
+
+
 def test_objects_of_equal_score_go_by_annotation_id(small_set: GeneratedSet) -> None:
     data = tables(small_set)
     table = replace(data.table, annotation_ids=data.table.annotation_ids[::-1].copy())
