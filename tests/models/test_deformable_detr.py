@@ -19,6 +19,8 @@ from longtail.models.classifiers import CosineClassifier, LinearClassifier, Norm
 from longtail.models.deformable_detr import select_queries
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
 from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
+from longtail.models.remap import remap_classes
+from longtail.models.weights import load_state
 from longtail.schema import UsageError
 from longtail.schema.stage import Trainable
 from longtail.training.trainable import freeze
@@ -290,6 +292,23 @@ def test_weights_in_transformers_own_class_give_the_same_outputs() -> None:
         expected = theirs(prepared.tensors, pixel_mask=inside)
     assert torch.allclose(ours.logits[-1], expected.logits, atol=1e-5)
     assert torch.allclose(ours.boxes[-1], expected.pred_boxes, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["cab", "xa", "dabce"])
+def test_objectness_stays_in_its_place_with_other_classes(target: str) -> None:
+    old, new = detector(), deformable_detr(tiny32(width=8), num_classes=len(target), **(SMALL | {"dropout": 0.0}))
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    state = old.state_dict()
+    remapped, report = remap_classes(new, state, source_classes="abc", target_classes=target)
+    assert not load_state(new, remapped, source="there").mismatched
+    assert not report.left_fresh
+    both = min(3, len(target))
+    for name in ("class_embed.2.weight", "class_embed.2.bias"):
+        assert torch.equal(new.state_dict()[name][:both], state[name][:both])
+        assert torch.equal(new.state_dict()[name][both:], fresh[name][both:])
+    rows = [target.index(name) for name in target if name in "abc"]
+    theirs = ["abc".index(name) for name in target if name in "abc"]
+    assert torch.equal(new.state_dict()["class_embed.1.weight"][rows], state["class_embed.1.weight"][theirs])
 
 
 def test_refusals_name_what_works(monkeypatch: pytest.MonkeyPatch) -> None:

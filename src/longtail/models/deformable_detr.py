@@ -18,7 +18,7 @@ from longtail.losses.focal import FocalLoss
 from longtail.losses.sigmoid import prior_logit
 from longtail.models.backbones import PyramidBackbone
 from longtail.models.base import ClassHead, Detector
-from longtail.models.classifiers import Classifier, LinearClassifier
+from longtail.models.classifiers import Classifier, LinearClassifier, ProposalClassifier
 from longtail.models.object_scores import query_scores
 from longtail.models.postprocess import MIN_SIDE, Inference, nms_per_class
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher, resize_boxes, step_generator
@@ -374,7 +374,7 @@ def deformable_detr(
             layer.initialise(loss.bias_prior)
     if two_stage:
         # as many channels as the others have, so that the weights fit transformers' own class
-        proposal = LinearClassifier(channels, loss.num_logits)
+        proposal = ProposalClassifier(channels, loss.num_logits)
         proposal.initialise(prior_logit(OBJECTNESS_PRIOR))
         layers.append(proposal)
     class_embed = nn.ModuleList(layers)

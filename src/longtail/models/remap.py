@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longtail.losses.base import ClassificationLoss
 from longtail.losses.mean_score import MeanScore
-from longtail.models.classifiers import Classifier
+from longtail.models.classifiers import Classifier, ProposalClassifier
 from longtail.replay.base import FeatureReplay
 from longtail.schema.errors import DataError
 
@@ -26,11 +26,13 @@ class ClassLayer:
         axis: the axis of the classes.
         rows: entries per class along it; class c has ``rows * c`` to ``rows * c + rows - 1``.
         optional: the layer may also be class-agnostic, with ``rows`` entries in all.
+        by_position: the entries belong to no class, though there are as many: they keep their places.
     """
 
     axis: int = 0
     rows: int = 1
     optional: bool = False
+    by_position: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,16 @@ def class_layers(model: nn.Module) -> dict[str, ClassLayer]:
     """The class layers of a detector, by parameter name.
 
     Parameters that any :class:`~longtail.models.classifiers.Classifier` lists in ``class_parameters()``; linear layers
-    called ``box_regressor`` or ``regressor`` (four rows per class); mask layers called ``mask_fcn_logits``.
+    called ``box_regressor`` or ``regressor`` (four rows per class); mask layers called ``mask_fcn_logits``. The
+    classifiers of proposals are listed as well: their width changes with the number of classes.
     """
     layers: dict[str, ClassLayer] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         leaf = path.rpartition(".")[2]
-        if isinstance(module, Classifier):
+        if isinstance(module, ProposalClassifier):
+            layers |= {f"{prefix}{name}": ClassLayer(by_position=True) for name, _ in module.named_parameters()}
+        elif isinstance(module, Classifier):
             layers |= {f"{prefix}{name}": ClassLayer(axis=axis) for name, axis in module.class_parameters().items()}
         elif leaf in BOX_REGRESSORS and isinstance(module, nn.Linear):
             layers |= {f"{prefix}{name}": ClassLayer(rows=4, optional=True) for name, _ in module.named_parameters()}
@@ -101,10 +106,11 @@ def remap_classes(
     """Turn a state dict of one label set into one that fits the model's label set.
 
     Rows of classes that both have are copied, rows of new classes hold what the model holds now, and what follows after
-    the classes (background, objectness) is copied by its position from the end. A class layer with another number of
-    such further logits, or of another width, is taken out and so left as it is. Where the label sets differ in names
-    or order, the running state of losses and replay is taken out too. All other tensors pass unchanged, and what then
-    does not fit the model is for :func:`longtail.models.weights.load_state` to report. The model is not changed.
+    the classes (background, objectness) is copied by its position from the end. What scores the proposals of queries is
+    copied by its position from the start: its channel 0 is the objectness. A class layer with another number of further
+    logits, or of another width, is taken out and so left as it is. Where the label sets differ in names or order, the
+    running state of losses and replay is taken out too. All other tensors pass unchanged, and what then does not fit is
+    for :func:`longtail.models.weights.load_state` to report. The model is not changed.
 
     Args:
         model: the freshly built model of the target classes.
@@ -133,7 +139,10 @@ def remap_classes(
         if layer.optional and old.shape == new.shape and new.shape[layer.axis] == layer.rows:
             continue  # class-agnostic on both sides: nothing belongs to a class
         reason = _misfit(old, new, layer, len(source_row), len(target_row))
-        if reason is None:
+        if reason is None and layer.by_position:
+            remapped[name] = _carry_by_position(old, new)
+            done.append(name)
+        elif reason is None:
             further = new.shape[layer.axis] - layer.rows * len(target_row)
             remapped[name] = _carry(old, new, layer, pairs, further=further)
             done.append(name)
@@ -198,6 +207,14 @@ def _carry(old: Tensor, new: Tensor, layer: ClassLayer, pairs: Tensor, *, furthe
     if further > 0:
         target[-further:] = source[-further:]
     return target.movedim(0, layer.axis).contiguous()
+
+
+def _carry_by_position(old: Tensor, new: Tensor) -> Tensor:
+    """``new`` with as many of its first entries as ``old`` has."""
+    both = min(len(old), len(new))
+    target = new.detach().clone()
+    target[:both] = old[:both].to(new)
+    return target
 
 
 def _few(names: tuple[str, ...], limit: int = 8) -> str:
