@@ -58,6 +58,13 @@ def test_matrices_start_xavier_uniform_and_biases_at_zero(two_stage: bool) -> No
             assert not bias.any(), name
 
 
+def test_matrices_can_start_as_in_transformers() -> None:
+    model = transformer(start="normal")
+    for layer in model.decoder.layers:
+        for weight in (layer.mlp.fc1.weight, layer.self_attn.q_proj.weight):
+            assert math.isclose(float(weight.detach().std()), 0.02, rel_tol=0.05)
+
+
 def test_query_key_and_value_start_as_in_pytorchs_attention() -> None:
     theirs = nn.MultiheadAttention(CHANNELS, 4)
     own = transformer().decoder.layers[0].self_attn

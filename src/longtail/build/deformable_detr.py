@@ -59,6 +59,7 @@ def build_deformable_detr(
         encoder_layers=model.encoder_layers,
         decoder_layers=model.decoder_layers,
         dropout=model.dropout,
+        start=model.start,
         num_queries=model.num_queries,
         box_refine=model.box_refine,
         two_stage=model.two_stage,

@@ -26,6 +26,7 @@ from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
 from longtail.models.query_transformer import (
     BoxHead,
     MaskedMaps,
+    Start,
     inverse_sigmoid,
     query_transformer,
     without_pyramid,
@@ -190,7 +191,7 @@ class DeformableDETR(Detector):
     def _classified(self, layer: int, state: Tensor) -> Tensor:
         """Class logits (B, Q, K) of a layer's queries (B, Q, d): classifiers take rows (N, d)."""
         logits: Tensor = self.class_embed[layer](state.flatten(0, 1))
-        return logits.unflatten(0, state.shape[:2])
+        return logits.reshape(*state.shape[:2], -1)
 
     @property
     def _config(self) -> Any:
@@ -303,6 +304,7 @@ def deformable_detr(
     encoder_layers: int = 6,
     decoder_layers: int = 6,
     dropout: float = 0.1,
+    start: Start = "xavier",
     num_queries: int = 300,
     box_refine: bool = True,
     two_stage: bool = True,
@@ -324,6 +326,7 @@ def deformable_detr(
         hidden: width of its feed-forward layers.
         heads, points: of the deformable attention.
         encoder_layers, decoder_layers, dropout: of the transformer.
+        start: its initial matrices: xavier-uniform as in the released code, or ``"normal"``, N(0, 0.02), transformers'.
         num_queries: at most so many objects are found.
         box_refine: whether every layer moves the boxes of the one before it.
         two_stage: whether the queries are the best places of the encoder instead of learned.
@@ -358,6 +361,7 @@ def deformable_detr(
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
         dropout=dropout,
+        start=start,
         num_queries=num_queries,
         box_refine=box_refine,
         two_stage=two_stage,

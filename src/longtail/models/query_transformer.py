@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from longtail.models.backbones import PyramidBackbone
 from longtail.models.query_matching import MISSING
 from longtail.schema.errors import UsageError
+
+Start = Literal["xavier", "normal"]
 
 
 class LastMaps(nn.Module):
@@ -70,6 +72,7 @@ def query_transformer(
     encoder_layers: int,
     decoder_layers: int,
     dropout: float,
+    start: Start = "xavier",
     num_queries: int,
     box_refine: bool,
     two_stage: bool,
@@ -129,7 +132,8 @@ def query_transformer(
             nn.init.zeros_(convolution.bias)
         projections.append(nn.Sequential(convolution, nn.GroupNorm(32, channels)))
     transformer.input_proj = nn.ModuleList(projections)
-    start_as_published(transformer)
+    if start == "xavier":
+        start_as_published(transformer)
     return transformer
 
 

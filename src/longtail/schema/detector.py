@@ -241,6 +241,9 @@ class DeformableDETR(ModelPart):
     encoder_layers: int = Field(6, ge=1, description="Layers of the encoder.")
     decoder_layers: int = Field(6, ge=1, description="Layers of the decoder.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in the transformer.")
+    start: Literal["xavier", "normal"] = Field(
+        "xavier", description="Initial matrices: as in the released code, or N(0, 0.02) as in transformers."
+    )
     num_queries: int = Field(300, ge=1, description="At most so many objects are found.")
     box_refine: bool = Field(True, description="Whether every layer moves the boxes of the one before it.")
     two_stage: bool = Field(True, description="Whether queries are the encoder's best places instead of learned.")
