@@ -110,15 +110,6 @@ class LinearClassifier(Classifier):
         return F.linear(features, self.weight, self.bias)
 
 
-class ProposalClassifier(LinearClassifier):
-    """The linear layer of a query detector's proposals: channel 0 is the objectness, the others have no meaning. It is
-    as wide as the classifiers only so that its weights fit detectors in which it is one of them."""
-
-    def class_parameters(self) -> dict[str, int]:
-        """None: no channel belongs to a class."""
-        return {}
-
-
 class CosineClassifier(Classifier):
     """``scale * g_c * cos(x, v_c) + b_c``, with a learnt length ``g_c`` per class (RIO) or without (TFA).
 

@@ -18,7 +18,7 @@ from longtail.losses.focal import FocalLoss
 from longtail.losses.sigmoid import prior_logit
 from longtail.models.backbones import PyramidBackbone
 from longtail.models.base import ClassHead, Detector
-from longtail.models.classifiers import Classifier, LinearClassifier, ProposalClassifier
+from longtail.models.classifiers import Classifier, LinearClassifier
 from longtail.models.object_scores import query_scores
 from longtail.models.postprocess import MIN_SIDE, Inference, nms_per_class
 from longtail.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageBatcher, resize_boxes, step_generator
@@ -26,6 +26,7 @@ from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
 from longtail.models.query_transformer import (
     BoxHead,
     MaskedMaps,
+    ProposalClassifier,
     Start,
     inverse_sigmoid,
     query_transformer,

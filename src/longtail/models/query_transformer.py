@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longtail.models.backbones import PyramidBackbone
+from longtail.models.classifiers import LinearClassifier
 from longtail.models.query_matching import MISSING
 from longtail.schema.errors import UsageError
 
@@ -185,6 +186,15 @@ def transformers_state(detector: nn.Module) -> dict[str, Tensor]:
             state[name] = value
             state[f"model.decoder.{name}"] = value.clone()
     return state
+
+
+class ProposalClassifier(LinearClassifier):
+    """The linear layer of a query detector's proposals: channel 0 is the objectness, the others have no meaning. It is
+    as wide as the classifiers only so that its weights fit detectors in which it is one of them."""
+
+    def class_parameters(self) -> dict[str, int]:
+        """None: no channel belongs to a class."""
+        return {}
 
 
 class BoxHead(nn.Module):

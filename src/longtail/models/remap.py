@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from longtail.losses.base import ClassificationLoss
 from longtail.losses.mean_score import MeanScore
-from longtail.models.classifiers import Classifier, ProposalClassifier
+from longtail.models.classifiers import Classifier
+from longtail.models.query_transformer import ProposalClassifier
 from longtail.replay.base import FeatureReplay
 from longtail.schema.errors import DataError
 
