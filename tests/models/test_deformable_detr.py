@@ -16,8 +16,8 @@ from longtail.losses import EqualizedFocalLoss, FocalLoss, SigmoidCrossEntropy, 
 from longtail.losses.auxiliary import Record
 from longtail.models import DeformableDETR, Inference, deformable_detr, resnet_fpn, tiny32, transformers_state
 from longtail.models.classifiers import CosineClassifier, LinearClassifier, NormedLinear
-from longtail.models.deformable_detr import select_queries
 from longtail.models.learnable_weight_scaling import LearnableWeightScaling
+from longtail.models.postprocess import select_queries
 from longtail.models.query_losses import Objects, QueryCriterion, QueryOutputs
 from longtail.models.remap import remap_classes
 from longtail.models.weights import load_state

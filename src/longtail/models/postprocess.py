@@ -146,3 +146,26 @@ def masks_to_rle(
         columns = masks.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()
         encoded += codec.encode(columns.transpose(2, 1, 0))
     return encoded
+
+
+def select_queries(scores: Tensor, boxes: Tensor, inference: Inference) -> dict[str, Tensor]:
+    """The best (query, class) pairs of one picture, highest score first.
+
+    Args:
+        scores: (Q, C) in 0..1.
+        boxes: (Q, 4) corners in pixels.
+        inference: thresholds and limits; non-maximum suppression, if its threshold is below 1, comes after the cap.
+    """
+    flat = scores.flatten()
+    no_nms = inference.nms_threshold >= 1
+    limit = inference.detections_per_image if no_nms else (inference.pre_nms_cap or len(flat))
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
+    allowed = (flat > inference.score_threshold) & large.repeat_interleave(scores.shape[1])
+    best = flat.masked_fill(~allowed, -1.0).topk(min(limit, len(flat)))
+    best_pairs = best.indices[best.values >= 0]
+    query, label = best_pairs // scores.shape[1], best_pairs % scores.shape[1]
+    own_boxes, own_scores = boxes[query], flat[best_pairs]
+    if not no_nms:
+        kept = nms_per_class(own_boxes, own_scores, label, inference.nms_threshold)[: inference.detections_per_image]
+        own_boxes, own_scores, label = own_boxes[kept], own_scores[kept], label[kept]
+    return {"boxes": own_boxes, "scores": own_scores, "labels": label}
